@@ -1,0 +1,1 @@
+"""The OpenVINO executor: any CPU, through OpenVINO GenAI's continuous batching."""

@@ -1,0 +1,31 @@
+"""What the front end tells an executor process when it starts it."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from .openvino.options import OpenVINOOptions
+from .replay import ReplayOptions
+
+ExecutorName = Literal["openvino", "replay"]
+
+
+class ExecutorSettings(BaseModel, frozen=True):
+    """Which executor to run and how."""
+
+    executor: ExecutorName
+    #: None only for an executor that needs none.
+    model: Path | None = None
+    openvino: OpenVINOOptions = OpenVINOOptions()
+    replay: ReplayOptions = ReplayOptions()
+    log_level: str = "INFO"
+
+
+class Orders(BaseModel, frozen=True):
+    """One line of JSON on the process's standard input."""
+
+    #: Folder of the socket, for the process to remove should the front end die without doing so.
+    folder: str
+    endpoint: str
+    settings: ExecutorSettings

@@ -1,0 +1,104 @@
+"""The tokens of one open call, on their way from the executor to the caller."""
+
+import asyncio
+import contextlib
+import sys
+import time
+from dataclasses import dataclass
+
+from .messages import Failure, FailureKind, Output
+
+
+class ExecutorGoneError(Exception):
+    """The executor process has ended, or is ending, and with it the request."""
+
+
+class GenerationError(Exception):
+    """The executor refused the request or could not finish it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.kind: FailureKind = failure.kind
+        self.parameter = failure.parameter
+
+
+@dataclass(frozen=True)
+class Linger:
+    """How long tokens may wait for others, and how many are enough to wait no longer."""
+
+    seconds: float
+    enough: int = sys.maxsize
+
+
+class TokenStream:
+    """Collects what the executor produces until the reader takes it, all at once.
+
+    A reader that is slow finds more in each batch; the outputs of a beam are joined while they wait, so
+    what is held is the tokens themselves. Times are in seconds of the monotonic clock.
+    """
+
+    __slots__ = ("_failure", "_outputs", "_waiter", "ended", "first_token_at", "last_token_at", "started_at")
+
+    def __init__(self) -> None:
+        self._outputs: list[Output] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None
+        #: All outputs of the request have arrived.
+        self.ended = False
+        #: The executor took the request up.
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
+
+    async def take(self, linger: Linger | None = None) -> list[Output]:
+        """Everything that has arrived since the last call, at least one output.
+
+        With `linger`, tokens wait for others to join them, though never once the request has ended.
+        Raises `GenerationError` or `ExecutorGoneError` where the request has failed. Must not be called
+        again after an output with `last`.
+        """
+        if not self._outputs and self._failure is None:
+            await self._news()
+        if linger is not None:
+            await self._linger(linger)
+        if self._failure is not None:
+            raise self._failure
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def push(self, output: Output) -> None:
+        """Adds what one iteration produced."""
+        self.last_token_at = time.monotonic()
+        if self.first_token_at is None:
+            self.first_token_at = self.last_token_at
+        self.ended = output.last
+        pending = self._outputs[-1] if self._outputs else None
+        if pending is not None and pending.beam_index == output.beam_index:
+            pending.join(output)
+        else:
+            self._outputs.append(output)
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Ends the stream with an error, which its reader gets at once."""
+        self.ended = True
+        self._failure = error
+        self._wake()
+
+    async def _linger(self, linger: Linger) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(linger.seconds):
+                while not self.ended and self._waiting_tokens < linger.enough:
+                    await self._news()
+
+    @property
+    def _waiting_tokens(self) -> int:
+        return sum(len(output.token_ids) for output in self._outputs)
+
+    async def _news(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,1 @@
+"""The gRPC face of the server: services, the rules of a request, errors, health."""

@@ -1,0 +1,163 @@
+"""The ChatService of the contract."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from mistralchat.v1 import chat_pb2 as pb
+from mistralchat.v1 import chat_pb2_grpc
+
+from ..executor.client import ExecutorClient
+from ..executor.messages import Description, FailureKind
+from ..executor.stream import ExecutorGoneError, GenerationError
+from ..text.tokenizer import ChatTokenizer, TemplateRefusal, Turn
+from . import rules
+from .admission import Admission
+from .answer import Answer
+from .budget import Budget
+from .errors import CallError, Violation, invalid, unavailable, unsupported
+from .submission import executor_request
+
+_ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
+#: Characters from which on a conversation is tokenized in a thread: about a millisecond's worth.
+_LONG_CONVERSATION = 4_000
+#: Seconds after which a caller may try again when there is no executor.
+_RETRY_AFTER = 2.0
+
+if TYPE_CHECKING:
+    # Generic for a type checker only.
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ChatService(chat_pb2_grpc.ChatServiceServicer):
+    """Answers over an executor. Until `open` is called, every call ends with UNAVAILABLE."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._model_name = ""
+        self._tokenizer: ChatTokenizer | None = None
+        self._executor: ExecutorClient | None = None
+        self._draining = False
+
+    def open(self, model_name: str, tokenizer: ChatTokenizer, executor: ExecutorClient) -> None:
+        """Begins to answer calls."""
+        self._model_name = model_name
+        self._tokenizer = tokenizer
+        self._executor = executor
+
+    def drain(self) -> None:
+        """Refuses new calls; open ones go on."""
+        self._draining = True
+
+    async def Chat(  # noqa: N802
+        self, request: pb.ChatRequest, context: "Context"
+    ) -> AsyncIterator[pb.ChatResponse]:
+        """Streams one answer. Raises `CallError`."""
+        tokenizer, executor, description = self._ready()
+        _refuse_invalid(request, description)
+        _refuse_unsupported(request, description)
+        with self._admission.call():
+            prompt = await _prompt(tokenizer, request.messages)
+            budget = Budget.of(request, len(prompt), description.context_length)
+            answer = Answer(request, tokenizer, len(prompt))
+            if budget.truncated_to is not None:
+                text = tokenizer.decode(prompt[: budget.truncated_to])
+                yield answer.without_generation(text, pb.FINISH_REASON_PROMPT_TRUNCATED)
+                return
+            if budget.max_new_tokens == 0:
+                yield answer.without_generation("", pb.FINISH_REASON_LENGTH)
+                return
+            submission = executor_request(
+                request, executor.new_id(), prompt, budget, tokenizer.stop_token_ids
+            )
+            try:
+                async with executor.generate(submission) as stream:
+                    async for message in answer.messages(stream):
+                        yield message
+            except GenerationError as error:
+                raise _failed(error) from error
+            except ExecutorGoneError as error:
+                raise unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER) from error
+
+    async def GetModel(  # noqa: N802
+        self, request: pb.GetModelRequest, context: "Context"
+    ) -> pb.GetModelResponse:
+        """Describes the model. Raises `CallError`."""
+        _, _, description = self._ready()
+        with_beams = description.unsupported_with_beam_search
+        return pb.GetModelResponse(
+            name=self._model_name,
+            context_length=description.context_length,
+            precision=description.precision,
+            executor=description.executor,
+            limits=pb.Limits(
+                max_beam_width=description.max_beam_width,
+                max_batch_size=description.max_batch_size,
+                max_messages=rules.MAX_MESSAGES,
+                max_bad_words=rules.MAX_BAD_WORDS,
+                max_stop_words=rules.MAX_STOP_WORDS,
+            ),
+            supported_parameters=[name for name in rules.PARAMETERS if name not in description.unsupported],
+            unsupported_parameters=[
+                pb.UnsupportedParameter(name=name, reason=reason, with_beam_search_only=reasons is with_beams)
+                for reasons in (description.unsupported, with_beams)
+                for name, reason in reasons.items()
+            ],
+            server_version=version("mistralchat"),
+        )
+
+    async def CountTokens(  # noqa: N802
+        self, request: pb.CountTokensRequest, context: "Context"
+    ) -> pb.CountTokensResponse:
+        """Counts the tokens of a conversation. Raises `CallError`."""
+        tokenizer, _, description = self._ready()
+        if violations := list(rules.message_violations(request.messages)):
+            raise invalid(violations)
+        prompt = await _prompt(tokenizer, request.messages)
+        return pb.CountTokensResponse(prompt_tokens=len(prompt), context_length=description.context_length)
+
+    def _ready(self) -> tuple[ChatTokenizer, ExecutorClient, Description]:
+        if self._draining:
+            raise unavailable("the server is shutting down", _RETRY_AFTER)
+        if self._tokenizer is None or self._executor is None:
+            raise unavailable("the model is still being loaded", _RETRY_AFTER)
+        if self._executor.description is None:
+            raise unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER)
+        return self._tokenizer, self._executor, self._executor.description
+
+
+def _refuse_invalid(request: pb.ChatRequest, description: Description) -> None:
+    if violations := list(rules.violations(request, description.max_beam_width)):
+        raise invalid(violations)
+
+
+def _refuse_unsupported(request: pb.ChatRequest, description: Description) -> None:
+    for name, reason in description.unsupported.items():
+        if rules.asks_for(request, name):
+            raise unsupported(name, reason)
+    if rules.asks_for(request, "beam_width"):
+        for name, reason in description.unsupported_with_beam_search.items():
+            if rules.asks_for(request, name):
+                raise unsupported(name, f"together with beam_width above 1: {reason}")
+
+
+async def _prompt(tokenizer: ChatTokenizer, messages: Sequence[pb.Message]) -> list[int]:
+    turns = [Turn(_ROLES[message.role], message.content) for message in messages]
+    try:
+        if sum(len(turn.content) for turn in turns) < _LONG_CONVERSATION:
+            return tokenizer.prompt(turns)
+        return await asyncio.to_thread(tokenizer.prompt, turns)
+    except TemplateRefusal as refusal:
+        raise invalid([Violation("messages", str(refusal))]) from refusal
+
+
+def _failed(error: GenerationError) -> CallError | RuntimeError:
+    match error.kind:
+        case FailureKind.INVALID:
+            return invalid([Violation(error.parameter or "messages", str(error))])
+        case FailureKind.UNSUPPORTED:
+            return unsupported(error.parameter or "a parameter", str(error))
+        case FailureKind.INTERNAL:
+            return RuntimeError(str(error))

@@ -1,0 +1,94 @@
+"""Ends every failed call with its status, and a fault of the server without telling about its inside."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from .errors import CallError, internal, malformed
+
+log = logging.getLogger(__name__)
+
+#: Services with this beginning are ours; health and reflection have their own ways.
+_OURS = "/mistralchat."
+_MALFORMED = object()
+
+if TYPE_CHECKING:
+    # Generic for a type checker only.
+    Context = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+class FaultInterceptor(grpc.aio.ServerInterceptor):
+    """Turns exceptions of a service into statuses.
+
+    `CallError` ends the call as it says, anything else with INTERNAL and an id that the log explains.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
+        """Wraps the handlers of this project's services."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(_OURS):
+            return handler
+        deserialize = _tolerant(handler.request_deserializer)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                _streaming(handler.unary_stream, method), deserialize, handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            _single(handler.unary_unary, method), deserialize, handler.response_serializer
+        )
+
+
+def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    # gRPC calls a request that it cannot parse INTERNAL; it is the caller's fault, not the server's.
+    def tolerant(message: bytes) -> Any:
+        try:
+            return message if deserialize is None else deserialize(message)
+        except Exception:
+            return _MALFORMED
+
+    return tolerant
+
+
+def _streaming(behavior: Any, method: str) -> Any:
+    async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
+        try:
+            if request is _MALFORMED:
+                raise malformed()
+            async for message in behavior(request, context):
+                yield message
+        except Exception as error:
+            await _abort(context, method, error)
+
+    return stream
+
+
+def _single(behavior: Any, method: str) -> Any:
+    async def single(request: Any, context: "Context") -> Any:
+        try:
+            if request is _MALFORMED:
+                raise malformed()
+            return await behavior(request, context)
+        except Exception as error:
+            await _abort(context, method, error)
+
+    return single
+
+
+async def _abort(context: "Context", method: str, error: Exception) -> None:
+    if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
+        raise error
+    if not isinstance(error, CallError):
+        request_id = uuid.uuid4().hex
+        log.error("%s failed as %s", method, request_id, exc_info=error)
+        error = internal(request_id)
+    await context.abort(error.code, str(error), error.trailing_metadata())

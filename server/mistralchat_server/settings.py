@@ -1,0 +1,121 @@
+"""The server's settings: a YAML file, overridden by the environment, overridden by flags."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
+
+from .executor.openvino.options import OpenVINOOptions
+from .executor.orders import ExecutorName, ExecutorSettings
+from .executor.replay import ReplayOptions
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set. Each is a flag, and an environment variable MISTRALCHAT_…."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MISTRALCHAT_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    executor: ExecutorName = Field("openvino", description="What generates: openvino on a CPU, or replay.")
+    model: str | None = Field(
+        None,
+        description="A GGUF file, a directory in OpenVINO's format, or the id of a Hugging Face repository. "
+        "The replay executor needs a tokenizer only, and has one of its own.",
+    )
+    model_name: str | None = Field(None, description="What GetModel calls the model; default: as its files.")
+    listen: str = Field("127.0.0.1:50051", description="HOST:PORT; port 0 takes a free one.")
+    max_open_calls: int = Field(1_024, ge=1, description="Calls that run or wait at once; more are refused.")
+    grace_seconds: float = Field(30.0, ge=0, description="What open calls are given to end at a shutdown.")
+    reflection: bool = Field(True, description="Whether grpcurl and the like may ask for the contract.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    openvino: OpenVINOOptions = Field(OpenVINOOptions(), description="Settings of the OpenVINO executor.")
+    replay: ReplayOptions = Field(ReplayOptions(), description="Settings of the replay executor.")
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, listen: str) -> str:
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65_535:
+            raise ValueError("must be HOST:PORT, for example 127.0.0.1:50051")
+        return listen
+
+    @model_validator(mode="after")
+    def _has_model(self) -> "Settings":
+        if self.executor != "replay" and self.model is None:
+            raise ValueError(f"the {self.executor} executor needs a model: give one with --model")
+        return self
+
+    def executor_settings(self, model: Path | None) -> ExecutorSettings:
+        """What the executor process gets of the settings, with the place of the model's files."""
+        return ExecutorSettings(
+            executor=self.executor,
+            model=model,
+            openvino=self.openvino,
+            replay=self.replay,
+            log_level=self.log_level,
+        )
+
+    @classmethod
+    def from_command_line(cls, argv: list[str]) -> "Settings":
+        """Reads all sources. Wrong ones are named on standard error, and the program ends with code 2."""
+        before = argparse.ArgumentParser(add_help=False)
+        before.add_argument("--config", type=Path, metavar="FILE")
+        known, rest = before.parse_known_args(argv)
+        try:
+            return _layered(known.config, rest)()
+        except ValidationError as error:
+            for problem in error.errors():
+                place = ".".join(str(part) for part in problem["loc"])
+                print(f"mistralchat serve: {place + ': ' if place else ''}{_plain(problem)}", file=sys.stderr)  # noqa: T201
+        except (SettingsError, OSError, ValueError) as error:
+            print(f"mistralchat serve: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
+
+
+def _plain(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting"
+    given = "" if isinstance(problem["input"], dict | Settings) else f", not {problem['input']!r}"
+    return f"{problem['msg'].removeprefix('Value error, ')}{given}"
+
+
+def _layered(config: Path | None, argv: list[str]) -> type[Settings]:
+    if config is not None and not config.is_file():
+        raise ValueError(f"--config {config}: there is no such file")
+
+    class Layered(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            flags: CliSettingsSource[Any] = CliSettingsSource(
+                settings_cls,
+                cli_parse_args=argv,
+                cli_prog_name="mistralchat serve",
+                cli_kebab_case=True,
+                cli_implicit_flags=True,
+                cli_hide_none_type=True,
+                cli_avoid_json=True,
+                cli_use_class_docs_for_groups=False,
+            )
+            sources: tuple[PydanticBaseSettingsSource, ...] = (flags, env_settings)
+            return sources if config is None else (*sources, YamlConfigSettingsSource(settings_cls, config))
+
+    Layered.__doc__ = "Serves chat over gRPC. --config FILE reads these settings from a YAML file."
+    return Layered
