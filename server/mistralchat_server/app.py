@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from smg_grpc_proto.generated import trtllm_service_pb2_grpc
+
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 from . import model_files
@@ -19,13 +21,14 @@ from .executor.seam import StartError
 from .rpc.admission import Admission
 from .rpc.chat import ChatService
 from .rpc.faults import FaultInterceptor
+from .rpc.trtllm import service as trtllm
 from .settings import Settings
 from .text.byte_tokenizer import byte_tokenizer
 from .text.tokenizer import ChatTokenizer, TokenizerError, load_tokenizer
 
 log = logging.getLogger(__name__)
 
-_SERVICE = chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name
+_SERVICES = (chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name, trtllm.SERVICE_NAME)
 #: Seconds before an executor that has ended is started again; after the last the server gives up.
 _BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 #: An executor that has run so many seconds was well: the next end is a new one, not part of a loop.
@@ -45,7 +48,9 @@ class App:
         self._settings = settings
         self._server = grpc.aio.server(interceptors=[FaultInterceptor()], options=_CHANNEL_OPTIONS)
         self._health = health.aio.HealthServicer()
-        self._chat = ChatService(Admission(settings.max_open_calls))
+        admission = Admission(settings.max_open_calls)
+        self._chat = ChatService(admission)
+        self._trtllm = trtllm.TrtllmService(self._chat, admission)
         self._executor: ExecutorClient | None = None
         self._stopping = asyncio.Event()
         #: The port that is listened on.
@@ -59,9 +64,10 @@ class App:
     async def start(self) -> None:
         """Begins to listen; every call is answered with UNAVAILABLE as yet. Raises `StartError`."""
         chat_pb2_grpc.add_ChatServiceServicer_to_server(self._chat, self._server)
+        trtllm_service_pb2_grpc.add_TrtllmServiceServicer_to_server(self._trtllm, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
-            names = (_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, self._server)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
@@ -96,6 +102,7 @@ class App:
         name = self._settings.model_name or (self._settings.executor if model is None else model.stem)
         attempts = 0
         while True:
+            self._trtllm.open(name, model)
             self._chat.open(name, tokenizer, executor)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
@@ -153,7 +160,7 @@ class App:
         await stopped
 
     async def _set_health(self, status: int) -> None:
-        for service in ("", _SERVICE):
+        for service in ("", *_SERVICES):
             await self._health.set(service, status)
 
 

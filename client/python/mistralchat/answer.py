@@ -1,14 +1,14 @@
 """What an answer holds: the beams with their texts, why they ended, what the call took."""
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum
 from typing import Self
 
 from mistralchat._duration import seconds
 from mistralchat.v1 import chat_pb2
 
 
-class FinishReason(IntEnum):
+class FinishReason(Enum):
     """Why a beam ended."""
 
     UNSPECIFIED = chat_pb2.FINISH_REASON_UNSPECIFIED

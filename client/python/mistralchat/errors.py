@@ -131,4 +131,6 @@ class ServerFault(ChatError):
         return None
 
     def _remarks(self) -> list[str]:
-        return [f"request {self.request_id}"] if self.request_id else []
+        return (
+            [f"request {self.request_id}"] if self.request_id and self.request_id not in self.message else []
+        )

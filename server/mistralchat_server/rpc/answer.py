@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from google.protobuf.duration_pb2 import Duration
+
 from mistralchat.v1 import chat_pb2 as pb
 
 from ..executor.messages import FinishReason, Output

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import grpc
+
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
 
@@ -55,9 +56,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: pb.ChatRequest, context: "Context"
     ) -> AsyncIterator[pb.ChatResponse]:
         """Streams one answer. Raises `CallError`."""
-        tokenizer, executor, description = self._ready()
+        tokenizer, executor, description = self.ready()
         _refuse_invalid(request, description)
-        _refuse_unsupported(request, description)
+        refuse_unsupported(request, description)
         with self._admission.call():
             prompt = await _prompt(tokenizer, request.messages)
             budget = Budget.of(request, len(prompt), description.context_length)
@@ -77,15 +78,15 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                     async for message in answer.messages(stream):
                         yield message
             except GenerationError as error:
-                raise _failed(error) from error
+                raise failed(error) from error
             except ExecutorGoneError as error:
-                raise unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER) from error
+                raise stopped() from error
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: "Context"
     ) -> pb.GetModelResponse:
         """Describes the model. Raises `CallError`."""
-        _, _, description = self._ready()
+        _, _, description = self.ready()
         with_beams = description.unsupported_with_beam_search
         return pb.GetModelResponse(
             name=self._model_name,
@@ -112,19 +113,20 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: pb.CountTokensRequest, context: "Context"
     ) -> pb.CountTokensResponse:
         """Counts the tokens of a conversation. Raises `CallError`."""
-        tokenizer, _, description = self._ready()
+        tokenizer, _, description = self.ready()
         if violations := list(rules.message_violations(request.messages)):
             raise invalid(violations)
         prompt = await _prompt(tokenizer, request.messages)
         return pb.CountTokensResponse(prompt_tokens=len(prompt), context_length=description.context_length)
 
-    def _ready(self) -> tuple[ChatTokenizer, ExecutorClient, Description]:
+    def ready(self) -> tuple[ChatTokenizer, ExecutorClient, Description]:
+        """What a call needs. Raises UNAVAILABLE where the server has not all of it, or is draining."""
         if self._draining:
             raise unavailable("the server is shutting down", _RETRY_AFTER)
         if self._tokenizer is None or self._executor is None:
             raise unavailable("the model is still being loaded", _RETRY_AFTER)
         if self._executor.description is None:
-            raise unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER)
+            raise stopped()
         return self._tokenizer, self._executor, self._executor.description
 
 
@@ -133,7 +135,8 @@ def _refuse_invalid(request: pb.ChatRequest, description: Description) -> None:
         raise invalid(violations)
 
 
-def _refuse_unsupported(request: pb.ChatRequest, description: Description) -> None:
+def refuse_unsupported(request: pb.ChatRequest, description: Description) -> None:
+    """Raises UNIMPLEMENTED for the first parameter that the executor cannot honour."""
     for name, reason in description.unsupported.items():
         if rules.asks_for(request, name):
             raise unsupported(name, reason)
@@ -153,7 +156,13 @@ async def _prompt(tokenizer: ChatTokenizer, messages: Sequence[pb.Message]) -> l
         raise invalid([Violation("messages", str(refusal))]) from refusal
 
 
-def _failed(error: GenerationError) -> CallError | RuntimeError:
+def stopped() -> CallError:
+    """What a call ends with when there is no executor."""
+    return unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER)
+
+
+def failed(error: GenerationError) -> CallError | RuntimeError:
+    """What a call ends with whose request the executor refused or could not finish."""
     match error.kind:
         case FailureKind.INVALID:
             return invalid([Violation(error.parameter or "messages", str(error))])

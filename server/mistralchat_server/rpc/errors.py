@@ -16,6 +16,8 @@ _DOMAIN = "mistralchat.v1"
 #: Violations that the message repeats; trailing metadata must stay small, so neither are all detailed.
 _MOST_IN_MESSAGE = 5
 _MOST_IN_DETAILS = 50
+#: Characters of a description: one can quote what the caller sent.
+_LONGEST_DESCRIPTION = 500
 #: Where gRPC carries a google.rpc.Status, as grpcio-status has it.
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -50,7 +52,8 @@ def invalid(violations: Iterable[Violation]) -> CallError:
         by_field.setdefault(field, []).append(description)
     bad_request = error_details_pb2.BadRequest()
     for field, descriptions in islice(by_field.items(), _MOST_IN_DETAILS):
-        bad_request.field_violations.add(field=field, description="; ".join(descriptions))
+        description = "; ".join(descriptions)[:_LONGEST_DESCRIPTION]
+        bad_request.field_violations.add(field=field, description=description)
     message = ". ".join(
         f"{v.field}: {v.description}" for v in bad_request.field_violations[:_MOST_IN_MESSAGE]
     )

@@ -12,8 +12,8 @@ from .errors import CallError, internal, malformed
 
 log = logging.getLogger(__name__)
 
-#: Services with this beginning are ours; health and reflection have their own ways.
-_OURS = "/mistralchat."
+#: Services with these beginnings are ours; health and reflection have their own ways.
+_OURS = ("/mistralchat.", "/trtllm.")
 _MALFORMED = object()
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """The rules that a ChatRequest must keep, as tables, and the violations of one that does not."""
 
+import ctypes
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,8 @@ RANGES = (
     Range("max_completion_tokens", low=1),
     Range("beam_width", low=1),
     Range("repetition_penalty", low=0, high=10, low_exclusive=True),
-    Range("temperature", low=0.01, high=2, besides=0),
+    # The contract's 0.01 is a float of 32 bits, which is a little less.
+    Range("temperature", low=ctypes.c_float(0.01).value, high=2, besides=0),
     Range("top_p", low=0, high=1, low_exclusive=True),
     Range("top_k", low=0),
     Range("min_p", low=0, high=1, high_exclusive=True),
@@ -124,7 +126,8 @@ def violations(request: pb.ChatRequest, max_beam_width: int) -> Iterator[Violati
             yield Violation(one, f"cannot be combined with {other}")
             yield Violation(other, f"cannot be combined with {one}")
     for field, needed in NEEDS:
-        if asks_for(request, field) and not request.HasField(needed):
+        unset = not request.HasField(needed) or getattr(request, needed) is False
+        if asks_for(request, field) and unset:
             yield Violation(field, f"has no effect without {needed}: set that too")
     yield from _word_violations("bad_words_list", request.bad_words_list, MAX_BAD_WORDS)
     yield from _word_violations("stop_words_list", request.stop_words_list, MAX_STOP_WORDS)
@@ -190,8 +193,11 @@ def _schema_violations(field: str, source: str) -> Iterator[Violation]:
     except RecursionError:
         yield Violation(field, f"must not be nested more than {MAX_SCHEMA_DEPTH} levels deep")
         return
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         yield Violation(field, f"is not JSON: {error}")
+        return
+    except ValueError:
+        yield Violation(field, "must not hold a number of thousands of digits")
         return
     if not isinstance(schema, dict):
         yield Violation(field, "must be a JSON object")

@@ -5,7 +5,7 @@ from codecs import utf_8_decode
 from collections import deque
 from collections.abc import Sequence
 
-from mistralchat_server.text.tokenizer import ChatTokenizer
+from .tokenizer import ChatTokenizer
 
 
 class AnswerText:

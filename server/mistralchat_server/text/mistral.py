@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer, normalizers
 
-from mistralchat_server.text.conversation import TemplateRefusal, Turn
+from .conversation import TemplateRefusal, Turn
 
 _PROBE = (Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"))
 _PROBE_PROMPT = "<s>[INST]one[/INST]two</s>[INST]three[/INST]"

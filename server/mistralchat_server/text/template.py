@@ -9,7 +9,7 @@ from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from mistralchat_server.text.conversation import TemplateRefusal, Turn
+from .conversation import TemplateRefusal, Turn
 
 
 class ChatTemplate:

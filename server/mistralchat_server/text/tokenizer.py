@@ -8,11 +8,12 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from mistralchat_server.text.conversation import TemplateRefusal, Turn
-from mistralchat_server.text.gguf_file import GGUFError, build_tokenizer, read_metadata
-from mistralchat_server.text.mistral import mistral_prompt
-from mistralchat_server.text.template import ChatTemplate
-from mistralchat_server.text.token_bytes import TokenBytes
+from ..gguf_metadata import GGUFError, read_metadata
+from .conversation import TemplateRefusal, Turn
+from .gguf_vocabulary import build_tokenizer
+from .mistral import mistral_prompt
+from .template import ChatTemplate
+from .token_bytes import TokenBytes
 
 __all__ = ["ChatTokenizer", "TemplateRefusal", "TokenizerError", "Turn", "load_tokenizer"]
 
@@ -47,7 +48,7 @@ class ChatTokenizer:
         sample = self.backend.encode(_SAMPLE, add_special_tokens=False).ids
         if self.token_bytes.text(sample) != self.decode(sample):
             raise TokenizerError(
-                "This tokenizer's way of decoding cannot be streamed: use one of byte-level BPE or SentencePiece."
+                "This tokenizer's way of decoding cannot be streamed: use byte-level BPE or SentencePiece."
             )
         if not tokenizer.chat_template:
             raise TokenizerError(

@@ -14,6 +14,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import status_pb2
+
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 Script = Callable[[chat_pb2.ChatRequest, grpc.ServicerContext], Iterator[chat_pb2.ChatResponse]]

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import grpc
-import mistralchat
 import pytest
+
+import mistralchat
 from mistralchat import (
     AsyncChatClient,
     AsyncChatStream,
@@ -163,21 +164,24 @@ def test_the_default_target(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ChatClient("here:2").target == "here:2"
 
 
-# Leaving early: the server must see the end of the call while the client and its connection live on.
+# Leaving early: the server must see the end of the call while the client and its connection live on, and
+# the stream too where it is given back: dropping it is a way of its own.
 
 
-def leave_by_with(client: ChatClient) -> None:
+def leave_by_with(client: ChatClient) -> ChatStream:
     with client.chat("hi") as stream:
         assert next(stream) == "partial"
     assert stream.text == "partial"
+    return stream
 
 
-def leave_by_cancel(client: ChatClient) -> None:
+def leave_by_cancel(client: ChatClient) -> ChatStream:
     stream = client.chat("hi")
     assert next(stream) == "partial"
     stream.cancel()
     with pytest.raises(Cancelled):
         next(stream)
+    return stream
 
 
 def leave_by_break(client: ChatClient) -> None:
@@ -188,26 +192,28 @@ def leave_by_break(client: ChatClient) -> None:
 
 @pytest.mark.parametrize("leave", [leave_by_with, leave_by_cancel, leave_by_break])
 def test_leaving_ends_the_call(
-    service: FakeChatService, target: str, leave: Callable[[ChatClient], None]
+    service: FakeChatService, target: str, leave: Callable[[ChatClient], ChatStream | None]
 ) -> None:
     service.script = service.until_cancelled
     with ChatClient(target) as client:
-        leave(client)
+        _stream = leave(client)
         assert service.ended.wait(3)
 
 
-async def aleave_by_with(client: AsyncChatClient) -> None:
+async def aleave_by_with(client: AsyncChatClient) -> AsyncChatStream:
     async with client.chat("hi") as stream:
         assert await anext(stream) == "partial"
     assert stream.text == "partial"
+    return stream
 
 
-async def aleave_by_cancel(client: AsyncChatClient) -> None:
+async def aleave_by_cancel(client: AsyncChatClient) -> AsyncChatStream:
     stream = client.chat("hi")
     assert await anext(stream) == "partial"
     stream.cancel()
     with pytest.raises(Cancelled):
         await anext(stream)
+    return stream
 
 
 async def aleave_by_break(client: AsyncChatClient) -> None:
@@ -216,7 +222,7 @@ async def aleave_by_break(client: AsyncChatClient) -> None:
         break
 
 
-async def aleave_by_task(client: AsyncChatClient) -> None:
+async def aleave_by_task(client: AsyncChatClient) -> AsyncChatStream:
     stream = client.chat("hi")
     assert await anext(stream) == "partial"
     task = asyncio.create_task(stream.read())
@@ -224,6 +230,7 @@ async def aleave_by_task(client: AsyncChatClient) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    return stream
 
 
 async def aleave_by_timeout(client: AsyncChatClient) -> None:
@@ -242,7 +249,7 @@ def test_leaving_ends_the_call_async(
 
     async def run() -> None:
         async with AsyncChatClient(target) as client:
-            await leave(client)  # type: ignore[misc]
+            _stream = await leave(client)  # type: ignore[misc]
             assert await asyncio.to_thread(service.ended.wait, 3)
 
     asyncio.run(run())

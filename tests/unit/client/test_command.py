@@ -12,6 +12,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
+
 from mistralchat.cli import main
 from mistralchat.v1 import chat_pb2
 

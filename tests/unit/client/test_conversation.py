@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+
 from mistralchat.v1 import chat_pb2
 
 from .conftest import FakeChatService, fails, running, says

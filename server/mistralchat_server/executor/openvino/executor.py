@@ -30,6 +30,12 @@ _FINISH = {
     GenerationFinishReason.STOP: FinishReason.STOP,
     GenerationFinishReason.LENGTH: FinishReason.LENGTH,
 }
+#: Without these, activations and cache are rounded more coarsely, differently for each size of a batch.
+_REPRODUCIBLE = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    "KV_CACHE_PRECISION": "f32",
+}
 #: The engine accepts all of these together with beam search; it refuses the penalties and ignores the
 #: others (measured on 2026.4.1).
 _NOT_WITH_BEAMS = dict.fromkeys(
@@ -262,7 +268,9 @@ def _load(path: Path, options: OpenVINOOptions) -> openvino_genai.ContinuousBatc
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.max_num_seqs = options.max_batch_size
     scheduler.cache_size = options.kv_cache_gb
-    properties = {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
+    properties: dict[str, object] = {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
+    if options.reproducible:
+        properties |= _REPRODUCIBLE
     return openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf
 
+from ...gguf_metadata import GGUFError, read_metadata
 from ..seam import StartError
 
 _ADVICE = (
@@ -34,28 +35,19 @@ class ModelFiles:
     @classmethod
     def _from_gguf(cls, path: Path) -> "ModelFiles":
         try:
-            reader = gguf.GGUFReader(path)
-        except (ValueError, OSError, IndexError) as error:
+            metadata = read_metadata(path)
+        except (GGUFError, OSError) as error:
             raise StartError(f"{path} is not a GGUF file, or not a whole one. {_ADVICE}.") from error
-        if (kind := _text(reader, "tokenizer.ggml.model")) != "gpt2":
+        if (kind := metadata.get("tokenizer.ggml.model")) != "gpt2":
             raise StartError(
                 f"{path} holds a vocabulary of the kind {kind!r}, which the CPU engine does not read "
                 f"from a GGUF file. {_ADVICE}."
             )
-        context = reader.get_field(f"{_text(reader, 'general.architecture')}.context_length")
-        file_type = reader.get_field("general.file_type")
-        if context is None:
-            raise StartError(f"{path} does not say how long its context is. {_ADVICE}.")
-        precision = "unknown" if file_type is None else gguf.LlamaFileType(file_type.contents()).name
-        embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
-        if embedding is None:
-            raise StartError(f"{path} holds no token embeddings. {_ADVICE}.")
-        return cls(
-            path,
-            precision.removeprefix("MOSTLY_").removeprefix("ALL_"),
-            int(context.contents()),
-            int(embedding.shape[-1]),
-        )
+        context = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        if context is None or not tokens:
+            raise StartError(f"{path} does not state its context length and vocabulary. {_ADVICE}.")
+        return cls(path, _gguf_precision(metadata.get("general.file_type")), context, len(tokens))
 
     @classmethod
     def _from_directory(cls, path: Path) -> "ModelFiles":
@@ -74,9 +66,9 @@ class ModelFiles:
         return cls(path, _openvino_precision(path, config), context, vocab_size)
 
 
-def _text(reader: gguf.GGUFReader, key: str) -> str | None:
-    field = reader.get_field(key)
-    return None if field is None else str(field.contents())
+def _gguf_precision(file_type: int | None) -> str:
+    names = {kind.value: kind.name for kind in gguf.LlamaFileType}
+    return names.get(file_type, "unknown").removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
 def _json(path: Path) -> dict[str, object]:

@@ -12,6 +12,9 @@ class OpenVINOOptions(BaseModel, extra="forbid", frozen=True):
     max_beam_width: int = Field(8, ge=1, description="Widest beam search that is allowed.")
     kv_cache_gb: int = Field(0, ge=0, description="KV cache in GiB; 0 lets it grow with what is open.")
     threads: int = Field(0, ge=0, description="Processor threads; 0 leaves the choice to the engine.")
+    reproducible: bool = Field(
+        False, description="Answers do not depend on what else runs at the time; generation is slower."
+    )
     max_constraint_seconds: float = Field(
         1.0, gt=0, description="Processor time that compiling one response_format or bad word list may take."
     )

@@ -1,0 +1,1 @@
+"""Engine recipes: one YAML file per deployment target, its memory arithmetic, and what prepares it."""
