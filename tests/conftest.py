@@ -45,10 +45,15 @@ class Server:
         self.chat = chat_pb2_grpc.ChatServiceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
         if load:
-            self._running = asyncio.run_coroutine_threadsafe(self.app.run(), loop)
+            self.load()
+            assert self._running is not None
             eventually(lambda: self.serving or self.ended, "the server serves")
             if self.ended:
                 self._running.result()
+
+    def load(self) -> None:
+        """Begins to load the model."""
+        self._running = asyncio.run_coroutine_threadsafe(self.app.run(), self._loop)
 
     @staticmethod
     async def _listen(settings: Settings) -> App:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from smg_grpc_proto.generated import trtllm_service_pb2_grpc
 
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
@@ -18,6 +17,7 @@ from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 from . import model_files
 from .executor.client import ExecutorClient
 from .executor.seam import StartError
+from .rpc import reflection
 from .rpc.admission import Admission
 from .rpc.chat import ChatService
 from .rpc.faults import FaultInterceptor
@@ -67,8 +67,7 @@ class App:
         trtllm_service_pb2_grpc.add_TrtllmServiceServicer_to_server(self._trtllm, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
-            names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            reflection.enable((*_SERVICES, health.SERVICE_NAME), self._server)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         try:
             self.port = self._server.add_insecure_port(self._settings.listen)

@@ -1,6 +1,8 @@
 """Questions to ask of a server, and what is to be learnt of a refusal."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -9,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from mistralchat.v1 import chat_pb2 as pb
+from mistralchat_server.text.byte_tokenizer import byte_tokenizer
 
 from ..conftest import Server, eventually
 
@@ -98,3 +101,17 @@ def _strings(detail: Any) -> list[str]:
             return list(detail.metadata.values())
         case _:
             return []
+
+
+@pytest.fixture
+def tokenizer_directory() -> Callable[..., Path]:
+    """Writes the byte tokenizer's files, as if downloaded, with another template."""
+
+    def write(path: Path, template: str = "{{ messages[-1]['content'] }}") -> Path:
+        path.mkdir(exist_ok=True)
+        byte_tokenizer().backend.save(str(path / "tokenizer.json"))
+        config = {"eos_token": "<|end|>", "chat_template": template}
+        (path / "tokenizer_config.json").write_text(json.dumps(config))
+        return path
+
+    return write

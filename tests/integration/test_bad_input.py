@@ -1,6 +1,5 @@
 """Every rule of the contract, each broken over the wire: what the caller learns, and that nobody else does."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ import grpc
 import pytest
 
 from mistralchat.v1 import chat_pb2 as pb
-from mistralchat_server.text.byte_tokenizer import byte_tokenizer
 from mistralchat_server.text.tokenizer import ChatTokenizer
 
 from .conftest import Server, answer, ask, refusal, text, user
@@ -326,21 +324,13 @@ _ALTERNATING = """\
 _DIVIDING = "{{ messages[0]['content'] }}{% if messages | length > 1 %}{{ 1 // 0 }}{% endif %}"
 
 
-def _tokenizer_directory(path: Path, template: str) -> Path:
-    """The byte tokenizer's files, as if downloaded, with another template."""
-    byte_tokenizer().backend.save(str(path / "tokenizer.json"))
-    config = {"eos_token": "<|end|>", "chat_template": template}
-    (path / "tokenizer_config.json").write_text(json.dumps(config))
-    return path
-
-
 _ROLES = {"user": pb.ROLE_USER, "assistant": pb.ROLE_ASSISTANT, "system": pb.ROLE_SYSTEM}
 
 
 def test_the_templates_refusal_of_an_order_of_roles_is_the_callers_fault(
-    serve: Callable[..., Server], tmp_path: Path
+    serve: Callable[..., Server], tmp_path: Path, tokenizer_directory: Callable[..., Path]
 ) -> None:
-    server = serve(model=str(_tokenizer_directory(tmp_path, _ALTERNATING)))
+    server = serve(model=str(tokenizer_directory(tmp_path, _ALTERNATING)))
     for roles in (["assistant"], ["system", "user"], ["user", "user"], ["user", "assistant", "system"]):
         messages = [pb.Message(role=_ROLES[role], content="Hi") for role in roles]
         before = server.executor.new_id()
@@ -355,8 +345,10 @@ def test_the_templates_refusal_of_an_order_of_roles_is_the_callers_fault(
     assert text(answer(server, "Hello")) == "Hello"
 
 
-def test_a_template_that_fails_tells_nothing_of_how(serve: Callable[..., Server], tmp_path: Path) -> None:
-    server = serve(model=str(_tokenizer_directory(tmp_path, _DIVIDING)))
+def test_a_template_that_fails_tells_nothing_of_how(
+    serve: Callable[..., Server], tmp_path: Path, tokenizer_directory: Callable[..., Path]
+) -> None:
+    server = serve(model=str(tokenizer_directory(tmp_path, _DIVIDING)))
     request = pb.ChatRequest(messages=[user("Hi"), user("Hi")])
     refused = refusal(lambda: list(server.chat.Chat(request)))
     assert (refused.code, refused.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["messages"])

@@ -116,7 +116,9 @@ _VERSIONS = pytest.mark.parametrize(
     "version",
     [
         "v1alpha",
-        pytest.param("v1", marks=pytest.mark.xfail(reason="not served yet", strict=True, raises=grpc.RpcError)),
+        pytest.param(
+            "v1", marks=pytest.mark.xfail(reason="not served yet", strict=True, raises=grpc.RpcError)
+        ),
     ],
 )
 

@@ -1,13 +1,13 @@
 """A recipe: everything about one deployment target, typed, from its YAML file."""
 
 import difflib
+import os
 import typing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from platformdirs import user_cache_path
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ..executor.openvino.options import OpenVINOOptions
@@ -74,6 +74,7 @@ class Recipe(_Part):
     checkpoint: Checkpoint
     quantization: Quantization | None = None
     shape: Shape
+    context_length: int = Field(ge=2, description="Most tokens of prompt and answer together.")
     weights: WeightPrecision
     kv_cache: CachePrecision
     trtllm: TensorRTLLMOptions | None = None
@@ -94,6 +95,8 @@ class Recipe(_Part):
     def _suits_gpu(self, options: TensorRTLLMOptions) -> None:
         if options.precision != self.weights:
             raise ValueError(f"weights are {self.weights}, but trtllm.precision says {options.precision}")
+        if options.context_length != self.context_length:
+            raise ValueError("context_length and trtllm.context_length differ")
         if options.tensor_parallel != self.device.count:
             raise ValueError(f"the target has {self.device.count} GPU(s), trtllm.tensor_parallel differs")
         if not self.device.fp8 and (self.weights == "fp8" or self.kv_cache == "8 bits"):
@@ -166,14 +169,19 @@ def model_path(name: str, recipe: Recipe) -> Path:
             )
         return Path(package.submodule_search_locations[0]) / str(checkpoint.file)
     if recipe.quantization is not None:
-        return user_cache_path("mistralchat") / "engines" / name
+        return cache_folder() / "engines" / name
     return checkpoint_path(checkpoint)
 
 
 def checkpoint_path(checkpoint: Checkpoint) -> Path:
     """Where the files of a repository are downloaded to; recipes of the same one share them."""
     assert checkpoint.repository is not None
-    return user_cache_path("mistralchat") / "checkpoints" / checkpoint.repository.replace("/", "--")
+    return cache_folder() / "checkpoints" / checkpoint.repository.replace("/", "--")
+
+
+def cache_folder() -> Path:
+    """Where prepared models are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mistralchat"
 
 
 def _folder() -> Path:

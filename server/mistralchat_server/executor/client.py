@@ -41,6 +41,7 @@ class ExecutorClient:
         self._streams: dict[int, TokenStream] = {}
         self._ids = count(1)
         self._description: Description | None = None
+        self._folder: str | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._last_iteration: Iteration | None = None
@@ -132,9 +133,10 @@ class ExecutorClient:
 
     async def close(self) -> None:
         """Ends the process, waiting a few seconds before it is killed. What is still open fails."""
-        if self._process is None:
+        if self._folder is None:
             return
-        if self._process.returncode is None:
+        # Without a process it was cancelled before there was one.
+        if self._process is not None and self._process.returncode is None:
             self._send(Close())
             try:
                 await asyncio.wait_for(self._process.wait(), _CLOSE_SECONDS)

@@ -22,8 +22,11 @@ _FINISH = {
 class Answer:
     """One call's answer, on all its beams."""
 
-    def __init__(self, request: pb.ChatRequest, tokenizer: ChatTokenizer, prompt_tokens: int) -> None:
-        self._received_at = time.monotonic()
+    def __init__(
+        self, request: pb.ChatRequest, tokenizer: ChatTokenizer, prompt_tokens: int, received_at: float
+    ) -> None:
+        """`received_at`: when the request had been read, in seconds of the monotonic clock."""
+        self._received_at = received_at
         self._options = request.stream_options
         width = request.beam_width if request.HasField("beam_width") else 1
         self._beams = [

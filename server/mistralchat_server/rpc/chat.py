@@ -1,6 +1,7 @@
 """The ChatService of the contract."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -56,13 +57,14 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self, request: pb.ChatRequest, context: "Context"
     ) -> AsyncIterator[pb.ChatResponse]:
         """Streams one answer. Raises `CallError`."""
+        received_at = time.monotonic()
         tokenizer, executor, description = self.ready()
         _refuse_invalid(request, description)
         refuse_unsupported(request, description)
         with self._admission.call():
             prompt = await _prompt(tokenizer, request.messages)
             budget = Budget.of(request, len(prompt), description.context_length)
-            answer = Answer(request, tokenizer, len(prompt))
+            answer = Answer(request, tokenizer, len(prompt), received_at)
             if budget.truncated_to is not None:
                 text = tokenizer.decode(prompt[: budget.truncated_to])
                 yield answer.without_generation(text, pb.FINISH_REASON_PROMPT_TRUNCATED)

@@ -1,0 +1,23 @@
+"""Translates constraints into TensorRT-LLM's guided decoding."""
+
+import json
+
+from tensorrt_llm.llmapi import GuidedDecodingParams
+
+from ..messages import Constraint, ConstraintKind
+
+
+def guided_decoding(constraint: Constraint) -> GuidedDecodingParams:
+    """The engine's form of `constraint`. Nothing is compiled yet."""
+    match constraint.kind:
+        case ConstraintKind.EXCLUDED_STRINGS:
+            # `bad` of SamplingParams bans token sequences, which leaves other ways to spell the string.
+            any_text = {"type": "any_text", "excludes": list(constraint.sources)}
+            tag = {"type": "structural_tag", "format": any_text}
+            return GuidedDecodingParams(structural_tag=json.dumps(tag))
+        case ConstraintKind.JSON_SCHEMA:
+            return GuidedDecodingParams(json=constraint.sources[0])
+        case ConstraintKind.REGEX:
+            return GuidedDecodingParams(regex=constraint.sources[0])
+        case ConstraintKind.GRAMMAR:
+            return GuidedDecodingParams(grammar=constraint.sources[0])
