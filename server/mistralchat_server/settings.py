@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -15,9 +16,11 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from .engines import recipe as recipes
 from .executor.openvino.options import OpenVINOOptions
 from .executor.orders import ExecutorName, ExecutorSettings
 from .executor.replay import ReplayOptions
+from .executor.trtllm.options import TensorRTLLMOptions
 
 
 class Settings(BaseSettings):
@@ -27,11 +30,18 @@ class Settings(BaseSettings):
         env_prefix="MISTRALCHAT_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    executor: ExecutorName = Field("openvino", description="What generates: openvino on a CPU, or replay.")
+    engine: str | None = Field(
+        None,
+        description="A recipe (see `mistralchat engines list`) or its file: supplies the executor, the model "
+        "and the executor's settings, where nothing else does.",
+    )
+    executor: ExecutorName = Field(
+        "openvino", description="What generates: trtllm on NVIDIA GPUs, openvino on a CPU, or replay."
+    )
     model: str | None = Field(
         None,
-        description="A GGUF file, a directory in OpenVINO's format, or the id of a Hugging Face repository. "
-        "The replay executor needs a tokenizer only, and has one of its own.",
+        description="A GGUF file, a directory in OpenVINO's format (for trtllm: Hugging Face's), or the id "
+        "of a Hugging Face repository. The replay executor needs a tokenizer only, and has one of its own.",
     )
     model_name: str | None = Field(None, description="What GetModel calls the model; default: as its files.")
     listen: str = Field("127.0.0.1:50051", description="HOST:PORT; port 0 takes a free one.")
@@ -39,6 +49,9 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(30.0, ge=0, description="What open calls are given to end at a shutdown.")
     reflection: bool = Field(True, description="Whether grpcurl and the like may ask for the contract.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    trtllm: TensorRTLLMOptions = Field(
+        TensorRTLLMOptions(), description="Settings of the TensorRT-LLM executor."
+    )
     openvino: OpenVINOOptions = Field(OpenVINOOptions(), description="Settings of the OpenVINO executor.")
     replay: ReplayOptions = Field(ReplayOptions(), description="Settings of the replay executor.")
 
@@ -61,6 +74,7 @@ class Settings(BaseSettings):
         return ExecutorSettings(
             executor=self.executor,
             model=model,
+            trtllm=self.trtllm,
             openvino=self.openvino,
             replay=self.replay,
             log_level=self.log_level,
@@ -81,6 +95,23 @@ class Settings(BaseSettings):
         except (SettingsError, OSError, ValueError) as error:
             print(f"mistralchat serve: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
+
+
+class _RecipeSource(PydanticBaseSettingsSource):
+    """What the recipe supplies that the other sources, which come first, have named."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        before = self.current_state
+        if not before.get("engine"):
+            return {}
+        name, recipe = recipes.load(before["engine"])
+        settings = recipe.settings()
+        if before.get("model") is None:
+            settings["model"] = str(recipes.ready_model(name, recipe))
+        return settings
 
 
 def _plain(problem: Any) -> str:
@@ -114,8 +145,10 @@ def _layered(config: Path | None, argv: list[str]) -> type[Settings]:
                 cli_avoid_json=True,
                 cli_use_class_docs_for_groups=False,
             )
-            sources: tuple[PydanticBaseSettingsSource, ...] = (flags, env_settings)
-            return sources if config is None else (*sources, YamlConfigSettingsSource(settings_cls, config))
+            recipe = _RecipeSource(settings_cls)
+            if config is None:
+                return flags, env_settings, recipe
+            return flags, env_settings, YamlConfigSettingsSource(settings_cls, config), recipe
 
     Layered.__doc__ = "Serves chat over gRPC. --config FILE reads these settings from a YAML file."
     return Layered

@@ -1,4 +1,4 @@
-"""Every rule of the contract, each broken over the wire: what the caller learns, and that nobody else does."""
+"""Every rule of the contract, broken over the wire: what the caller learns, and that nobody else notices."""
 
 import math
 from collections.abc import Callable
@@ -231,7 +231,7 @@ def test_a_request_with_thousands_of_mistakes_gets_a_short_answer(replay_server:
 _ROUGH = {
     "half a message": ask().SerializeToString()[:-1],
     "a string that is not UTF-8": ask("Hello").SerializeToString().replace(b"Hello", b"He\xff\xfeo"),
-    "a stop word that is not UTF-8": ask(stop_words_list=["abc"]).SerializeToString().replace(b"abc", b"\xed\xa0\x80"),
+    "a surrogate": ask("abc").SerializeToString().replace(b"abc", b"\xed\xa0\x80"),
     "a field of the wrong wire type": b"\x0d\x01",
     "a field without end": b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
     "no protobuf at all": b"GET / HTTP/1.1\r\n\r\n",
@@ -245,12 +245,10 @@ def test_bytes_that_are_no_request_are_the_callers_fault(
 ) -> None:
     path = f"/mistralchat.v1.ChatService/{method}"
     if method == "Chat":
-        stream = replay_server.channel.unary_stream(path)
+        stream: Any = replay_server.channel.unary_stream(path)
         refused = refusal(lambda: list(stream(rough, timeout=60)))
-    elif b"abc" in ask(stop_words_list=["abc"]).SerializeToString() and b"\xed" in rough:
-        pytest.skip("CountTokensRequest has no such field")
     else:
-        single = replay_server.channel.unary_unary(path)
+        single: Any = replay_server.channel.unary_unary(path)
         refused = refusal(lambda: single(rough, timeout=60))
     assert refused.code == grpc.StatusCode.INVALID_ARGUMENT
     _goes_on(replay_server)
@@ -387,7 +385,9 @@ _CANNOT_COMPILE: dict[str, tuple[dict[str, Any], str]] = {
     "a rule with an endless name": (_format(grammar="root ::= " + "a" * 60_000), "response_format.grammar"),
     "a type that JSON lacks": (_format(json_schema='{"type": "cat"}'), "response_format.json_schema"),
     "a type that is a number": (_format(json_schema='{"type": 5}'), "response_format.json_schema"),
-    "a bad pattern": (_format(json_schema='{"type": "string", "pattern": "(("}'), "response_format.json_schema"),
+    "a bad pattern": (
+        _format(json_schema='{"type": "string", "pattern": "(("}'), "response_format.json_schema"
+    ),
     "a range without numbers": (
         _format(json_schema='{"type": "integer", "minimum": 5, "maximum": 3}'),
         "response_format.json_schema",
@@ -456,7 +456,7 @@ def test_the_engines_own_limits_are_kept(openvino_server: Server, given: dict[st
         ("max_completion_tokens", [1]),
         ("stop_words_list", [["x" * 256] * 64, ["\0"], ["🎉" * 256]]),
         ("bad_words_list", [["x" * 256] * 256, ["🎉" * 256]]),
-        ("messages", [[user("\0")], [user("Hi")] * 1_024]),
+        ("messages", [[user("\0")]]),
     ],
 )
 def test_the_edges_of_what_is_allowed_are_allowed(

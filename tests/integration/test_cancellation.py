@@ -9,10 +9,11 @@ import grpc
 import pytest
 
 from mistralchat.v1 import chat_pb2 as pb
+from mistralchat.v1 import chat_pb2_grpc
 
 from .conftest import Server, answer, ask, eventually, refusal, text
 
-#: More than half a minute at a step of a millisecond.
+#: At least half a minute at a step of a millisecond.
 _ENDLESS: dict[str, Any] = {"max_completion_tokens": 32_000, "min_tokens": 32_000}
 
 _CALLER = """
@@ -90,11 +91,18 @@ def test_stream_options_do_not_hold_a_slot(replay_server: Server, options: pb.St
 
 
 def test_a_caller_that_stalls_and_leaves_frees_its_slot(serve: Callable[..., Server]) -> None:
-    server = serve(replay={"step_seconds": 0})
-    stream = server.chat.Chat(ask(**_ENDLESS), timeout=60)
-    next(iter(stream))
-    stream.cancel()
-    server.await_idle()
+    server = serve()
+
+    def steps() -> int:
+        iteration = server.executor.last_iteration
+        return 0 if iteration is None else iteration.step
+
+    with grpc.insecure_channel(server.address, (("grpc.http2.lookahead_bytes", 1_024),)) as channel:
+        stream = chat_pb2_grpc.ChatServiceStub(channel).Chat(ask(**_ENDLESS), timeout=60)
+        next(iter(stream))
+        eventually(lambda: steps() > 1_000, "more has been generated than the connection takes")
+        stream.cancel()
+        server.await_idle()
 
 
 def test_a_caller_whose_channel_closes_frees_its_slot(replay_server: Server) -> None:

@@ -195,13 +195,19 @@ def test_a_long_delay_joins_a_whole_answer(replay_server: Server) -> None:
 
 
 def test_a_long_delay_ends_when_a_message_is_full(replay_server: Server) -> None:
+    answer(replay_server)
+    assert replay_server.executor.last_iteration is not None
+    before = replay_server.executor.last_iteration.step
     options = pb.StreamOptions(max_delay_ms=10_000, max_tokens_per_message=50)
     stream = replay_server.chat.Chat(
         ask("x", max_completion_tokens=30_000, min_tokens=30_000, stream_options=options), timeout=60
     )
-    # It would take the whole ten seconds to come if it were held back further.
     first = next(iter(stream))
     assert first.text == "x" * 50
+    # Ten seconds are nearly ten thousand steps.
+    iteration = replay_server.executor.last_iteration
+    assert iteration is not None
+    assert iteration.step - before < 5_000
     stream.cancel()
     replay_server.await_idle()
 

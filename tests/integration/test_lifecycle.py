@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -113,12 +114,12 @@ def test_when_the_executor_dies_open_calls_end_and_it_is_started_again(
     with _health(server) as told:
         os.kill(dead.pid, signal.SIGKILL)
         for stream in streams:
-            refused = refusal(lambda stream=stream: list(stream))
+            refused = refusal(partial(list, stream))
             assert refused.code == grpc.StatusCode.UNAVAILABLE
             assert refused.retry_seconds > 0
         # It takes half a second until it is started again.
         for call in _CALLS.values():
-            refused = refusal(lambda call=call: call(server))
+            refused = refusal(partial(call, server))
             assert refused.code == grpc.StatusCode.UNAVAILABLE
             assert refused.retry_seconds > 0
         eventually(lambda: told[-1] == _SERVING and len(told) > 1, "it serves again")
@@ -158,7 +159,7 @@ def test_draining_is_told_to_probes_and_refuses_new_calls(serve: Callable[..., S
         server.begin_to_stop()
         eventually(lambda: told[-1] == _NOT_SERVING, "the probe knows")
         for call in _CALLS.values():
-            assert refusal(lambda call=call: call(server)).code == grpc.StatusCode.UNAVAILABLE
+            assert refusal(partial(call, server)).code == grpc.StatusCode.UNAVAILABLE
         assert list(stream)[-1].finish_reason == pb.FINISH_REASON_STOP
 
 
@@ -169,14 +170,16 @@ def test_what_outlasts_the_grace_period_ends_with_unavailable(serve: Callable[..
         next(iter(stream))
     server.begin_to_stop()
     for stream in streams:
-        refused = refusal(lambda stream=stream: list(stream))
+        refused = refusal(partial(list, stream))
         assert refused.code == grpc.StatusCode.UNAVAILABLE
         assert refused.retry_seconds > 0
     eventually(lambda: server.ended, "the server has ended")
 
 
 @pytest.mark.xfail(
-    reason="an open Health.Watch counts as an open call", strict=True, raises=pytest.fail.Exception
+    reason="an open Health.Watch counts",
+    strict=True,
+    raises=pytest.fail.Exception,
 )
 def test_a_watching_probe_does_not_hold_up_the_end(serve: Callable[..., Server]) -> None:
     server = serve(grace_seconds=20)

@@ -62,7 +62,9 @@ class Shape(BaseModel, extra="forbid", frozen=True):
     @property
     def linear_parameters(self) -> int:
         """The matrices of all layers, which quantization makes smaller."""
-        attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
+        attention = (
+            2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
+        )
         return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
     @property
@@ -103,25 +105,27 @@ class Budget:
         cls,
         shape: Shape,
         precision: WeightPrecision,
-        cache: CachePrecision,
+        cache_precision: CachePrecision,
         *,
         memory: int,
         devices: int = 1,
         step_tokens: int,
         batch: int,
         cache_share: float,
+        most_cache: int | None = None,
     ) -> "Budget":
         """The engine loads weights, tries its largest step, and takes `cache_share` of what is left."""
         weights = shape.weight_bytes(precision) // devices
         step = step_tokens * (2 * shape.intermediate_size // devices + 4 * shape.hidden_size) * 2
         logits = batch * shape.vocab_size * 4 * 2
         overhead = _ENGINE_BYTES + step + logits
+        cache = max(0, int((memory - weights - overhead) * cache_share))
         return cls(
             memory=memory,
             weights=weights,
             overhead=overhead,
-            kv_per_token=shape.kv_bytes_per_token(cache) // devices,
-            kv_cache=max(0, int((memory - weights - overhead) * cache_share)),
+            kv_per_token=shape.kv_bytes_per_token(cache_precision) // devices,
+            kv_cache=cache if most_cache is None else min(cache, most_cache),
         )
 
     @property

@@ -87,12 +87,16 @@ def _account(name: str, recipe: Recipe) -> Table:
     """How the memory of each device is spent."""
     budget = recipe.budget
     each = " on each device" if recipe.device.count > 1 else ""
-    table = Table(title=f"{name}: {_device(recipe)}", title_justify="left", box=None, show_header=False, pad_edge=False)
+    table = Table(
+        title=f"{name}: {_device(recipe)}", title_justify="left", box=None, show_header=False, pad_edge=False
+    )
     table.add_column("what")
     table.add_column("how much", justify="right")
     table.add_column("how", style="dim")
     table.add_row("memory" + each, _gib(budget.memory), "")
-    table.add_row("weights", _gib(budget.weights), f"{recipe.shape.parameters:,} parameters in {recipe.weights}")
+    table.add_row(
+        "weights", _gib(budget.weights), f"{recipe.shape.parameters:,} parameters in {recipe.weights}"
+    )
     table.add_row("engine and activations", _gib(budget.overhead), "an estimate")
     table.add_row("KV cache", _gib(budget.kv_cache), f"{budget.kv_tokens:,} tokens")
     table.add_row("  a token", f"{budget.kv_per_token:,} bytes", f"in {recipe.kv_cache}{each}")

@@ -5,15 +5,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.utils import filter_repo_objects
 
 from ..executor.seam import StartError
-from .recipe import Checkpoint
+from .recipe import WHOLE, Checkpoint
 
 #: Room that a download leaves on the disk, in bytes: a full disk harms more than this program.
 _SPARE = 1 << 30
@@ -42,11 +42,12 @@ class _File:
         return _digest(hashlib.sha1(b"blob %d\0" % self.size), path) == self.git_object
 
 
-def download(checkpoint: Checkpoint, target: Path, room: int, say: Callable[[str], None]) -> str:
-    """Brings the files to `target`, shows the progress on standard error; gives the revision's commit.
+def download(checkpoint: Checkpoint, target: Path, room: int, say: Callable[[str], None]) -> None:
+    """Brings the files to `target`, shows the progress on standard error.
 
-    What an interrupted download has brought is kept and not asked for again. `room` is how many bytes
-    the disk must hold besides. Raises `DownloadError`.
+    Files that an interrupted download has brought are not asked for again, and a transfer that breaks off
+    goes on where it was; a file in whose middle the process ended begins anew. `room` is how many bytes the
+    disk must hold besides. Raises `DownloadError`.
     """
     repository = checkpoint.repository
     assert repository is not None
@@ -54,7 +55,7 @@ def download(checkpoint: Checkpoint, target: Path, room: int, say: Callable[[str
         info = HfApi().model_info(repository, revision=checkpoint.revision, files_metadata=True)
     commit = str(info.sha)
     files = [_file(sibling) for sibling in info.siblings or ()]
-    wanted = list(filter_repo_objects(files, allow_patterns=list(checkpoint.files), key=lambda file: file.name))
+    wanted = [file for file in files if any(fnmatch(file.name, pattern) for pattern in checkpoint.files)]
     if not wanted:
         raise DownloadError(f"{repository} has none of the files {', '.join(checkpoint.files)}.")
     target.mkdir(parents=True, exist_ok=True)
@@ -71,7 +72,9 @@ def download(checkpoint: Checkpoint, target: Path, room: int, say: Callable[[str
                 f"{file.name} of {repository} did not arrive as the hub describes it, and was removed: "
                 "run the command again."
             )
-    return commit
+    for rest in target.rglob("*.incomplete"):
+        rest.unlink()
+    (target / WHOLE).write_text(commit + "\n", encoding="utf-8")
 
 
 def _file(sibling: Any) -> _File:
@@ -80,18 +83,15 @@ def _file(sibling: Any) -> _File:
 
 
 def _missing(folder: Path, files: list[_File]) -> int:
-    # What an interrupted download has brought of a file lies under the hub's own name for it.
-    begun = sum(path.stat().st_size for path in folder.rglob("*.incomplete"))
-    absent = sum(file.size for file in files if not (folder / file.name).is_file())
-    return max(0, absent - begun)
+    return sum(file.size for file in files if not (folder / file.name).is_file())
 
 
 def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE > free:
         raise DownloadError(
-            f"{folder} needs {(needed + _SPARE) / 1e9:.1f} GB of free disk, and {free / 1e9:.1f} GB are free. "
-            "XDG_CACHE_HOME can name a folder on another disk."
+            f"{folder} needs {(needed + _SPARE) / 1e9:.1f} GB of free disk, and {free / 1e9:.1f} GB are "
+            "free. XDG_CACHE_HOME can name a folder on another disk."
         )
 
 
@@ -119,21 +119,12 @@ def _told(repository: str) -> Iterator[None]:
             f"The Hugging Face hub does not give out {repository} (HTTP {error.response.status_code}). "
             "Is the name right, and HF_TOKEN set?"
         ) from error
-    except _CONNECTION_ERRORS as error:
-        raise DownloadError(f"{_unreachable(repository)} ({type(error).__name__})") from error
+    except Exception as error:
+        # The hub's client has gone through three HTTP libraries so far, each with errors of its own.
+        raise DownloadError(f"{_unreachable(repository)} ({type(error).__name__}: {error})") from error
 
 
 def _unreachable(repository: str) -> str:
-    return f"The Hugging Face hub cannot be reached to download {repository}; run the command again to resume."
-
-
-def _connection_errors() -> tuple[type[Exception], ...]:
-    # The hub's client goes through httpx since 1.0 and through requests, whose errors are OSError, before.
-    try:
-        import httpx
-    except ModuleNotFoundError:
-        return (OSError,)
-    return (OSError, httpx.TransportError)
-
-
-_CONNECTION_ERRORS = _connection_errors()
+    return (
+        f"The Hugging Face hub cannot be reached to download {repository}; run the command again to resume."
+    )

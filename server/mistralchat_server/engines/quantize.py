@@ -46,8 +46,9 @@ def quantize(source: Path, target: Path, quantization: Quantization, say: Callab
     device = "cuda" if torch.cuda.is_available() else "cpu"
     say(f"loading {source.name} on {device}")
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).to(device)
-    model.eval()
+    # Its type says too little of what every model has.
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    model.to(device).eval()
     batches = _batches(tokenizer, quantization, device)
     say(f"quantizing to {quantization.precision} with {quantization.calibration_samples} samples")
 

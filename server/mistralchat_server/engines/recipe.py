@@ -17,6 +17,9 @@ from .arithmetic import GIB, Budget, CachePrecision, Shape, WeightPrecision
 #: In a wheel the recipes are beside this module, in a checkout at the top.
 _FOLDERS = (Path(__file__).with_name("recipes"), Path(__file__).parents[3] / "engines")
 
+#: Written into the folder of a download when all has been checked; holds the revision's commit.
+WHOLE = ".mistralchat-whole"
+
 
 class RecipeError(ValueError):
     """A recipe that cannot be used. The message is for the operator to read, a line for each mistake."""
@@ -59,7 +62,9 @@ class Quantization(_Part):
 
     precision: Literal["fp8", "int4_awq"]
     kv_cache: Literal["16 bits", "fp8"] = "16 bits"
-    calibration: str = Field(description="A text file, one sample a line, or a data set that Model Optimizer knows.")
+    calibration: str = Field(
+        description="A text file, one sample a line, or a data set that Model Optimizer knows."
+    )
     calibration_samples: int = Field(512, ge=1)
     calibration_tokens: int = Field(512, ge=1, description="Longer samples are cut.")
 
@@ -87,7 +92,9 @@ class Recipe(_Part):
             if (section is not None) != (executor == self.executor):
                 raise ValueError(f"a recipe for {self.executor} has a section {self.executor} and no other")
         if self.quantization is not None and self.quantization.precision != self.weights:
-            raise ValueError(f"weights are {self.weights}, but quantization makes them {self.quantization.precision}")
+            raise ValueError(
+                f"weights are {self.weights}, but quantization makes them {self.quantization.precision}"
+            )
         if self.trtllm is not None:
             self._suits_gpu(self.trtllm)
         return self
@@ -121,6 +128,9 @@ class Recipe(_Part):
             batch=64 if options is None else options.max_batch_size,
             # The CPU engine's cache grows with what is open, into memory that others use too.
             cache_share=0.5 if options is None else options.kv_cache_share,
+            most_cache=self.openvino.kv_cache_gb * GIB
+            if self.openvino and self.openvino.kv_cache_gb
+            else None,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -173,10 +183,24 @@ def model_path(name: str, recipe: Recipe) -> Path:
     return checkpoint_path(checkpoint)
 
 
+def ready_model(name: str, recipe: Recipe) -> Path:
+    """Where the model of a recipe is. Raises `RecipeError` if it has not been prepared."""
+    path = model_path(name, recipe)
+    whole = path.exists() if recipe.quantization or recipe.checkpoint.package else is_whole(path)
+    if not whole:
+        raise RecipeError(f"the model of {name} is not here yet: mistralchat engines prepare {name}")
+    return path
+
+
 def checkpoint_path(checkpoint: Checkpoint) -> Path:
     """Where the files of a repository are downloaded to; recipes of the same one share them."""
     assert checkpoint.repository is not None
     return cache_folder() / "checkpoints" / checkpoint.repository.replace("/", "--")
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a download to this folder came to its end."""
+    return (checkpoint / WHOLE).is_file()
 
 
 def cache_folder() -> Path:

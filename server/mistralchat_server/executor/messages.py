@@ -29,6 +29,15 @@ class ConstraintKind(IntEnum):
     GRAMMAR = 4
 
 
+#: The parameter of the contract that a kind of constraint comes from.
+CONSTRAINT_PARAMETER = {
+    ConstraintKind.EXCLUDED_STRINGS: "bad_words_list",
+    ConstraintKind.JSON_SCHEMA: "response_format.json_schema",
+    ConstraintKind.REGEX: "response_format.regex",
+    ConstraintKind.GRAMMAR: "response_format.grammar",
+}
+
+
 class Constraint(msgspec.Struct, frozen=True, array_like=True):
     """A bound on the answer's text. Equal constraints are equal objects, so they can be cached."""
 

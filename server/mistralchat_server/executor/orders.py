@@ -7,8 +7,9 @@ from pydantic import BaseModel
 
 from .openvino.options import OpenVINOOptions
 from .replay import ReplayOptions
+from .trtllm.options import TensorRTLLMOptions
 
-ExecutorName = Literal["openvino", "replay"]
+ExecutorName = Literal["trtllm", "openvino", "replay"]
 
 
 class ExecutorSettings(BaseModel, frozen=True):
@@ -17,6 +18,7 @@ class ExecutorSettings(BaseModel, frozen=True):
     executor: ExecutorName
     #: None only for an executor that needs none.
     model: Path | None = None
+    trtllm: TensorRTLLMOptions = TensorRTLLMOptions()
     openvino: OpenVINOOptions = OpenVINOOptions()
     replay: ReplayOptions = ReplayOptions()
     log_level: str = "INFO"

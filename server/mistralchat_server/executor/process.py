@@ -17,7 +17,7 @@ from .loop import ExecutorLoop
 from .messages import Command, Event, Ready, StartFailed, command_decoder, event_encoder
 from .orders import ExecutorSettings, Orders
 from .replay import ReplayExecutor
-from .seam import Executor, StartError
+from .seam import EngineDiedError, Executor, StartError
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,12 @@ def load(settings: ExecutorSettings) -> Executor:
             if settings.model is None:
                 raise StartError("The OpenVINO executor needs a model: give one with --model.")
             return OpenVINOExecutor(settings.model, settings.openvino)
+        case "trtllm":
+            from .trtllm.start import start
+
+            if settings.model is None:
+                raise StartError("The TensorRT-LLM executor needs a checkpoint: give --model or --engine.")
+            return start(settings.model, settings.trtllm)
 
 
 class _FrontEnd:
@@ -92,7 +98,13 @@ def main() -> int:
         zmq.Context.instance().term()
         return 1
     front_end.publish(Ready(executor.describe()))
-    ExecutorLoop(executor, front_end.receive, front_end.publish).run()
+    try:
+        ExecutorLoop(executor, front_end.receive, front_end.publish).run()
+    except EngineDiedError as error:
+        log.error("what the engine says of it", exc_info=error.__cause__)
+        log.critical("%s", error)
+        # What is left of an engine may hold threads that would keep this process from ending.
+        os._exit(1)
     return 0
 
 

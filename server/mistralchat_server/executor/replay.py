@@ -90,7 +90,8 @@ class ReplayExecutor:
         return len(self._playing) + self._cancelled
 
     def submit(self, request: Request) -> None:
-        if request.constraint is not None or request.logprobs or request.temperature > 0:
+        penalized = request.presence_penalty or request.frequency_penalty or request.repetition_penalty != 1
+        if request.constraint is not None or request.logprobs or request.temperature > 0 or penalized:
             raise RequestError(FailureKind.UNSUPPORTED, _NO_MODEL)
         self._playing[request.id] = _Playing(request)
 

@@ -10,6 +10,10 @@ class StartError(Exception):
     """The executor cannot start. The message is one clear sentence for the operator."""
 
 
+class EngineDiedError(Exception):
+    """The engine cannot go on, and the process must end. The message is one sentence for the operator."""
+
+
 class RequestError(Exception):
     """A request that this executor refuses or that failed. The message is for the caller to read."""
 
@@ -48,7 +52,10 @@ class Executor(Protocol):
         """Forgets a request; its slot is free by the end of the next step. Unknown ids are ignored."""
 
     def step(self) -> StepResult:
-        """Runs one iteration for all requests. Waits for at most a few milliseconds when none can run."""
+        """Runs one iteration for all requests. Waits for at most a few milliseconds when none can run.
+
+        Raises `EngineDiedError`, as `submit` may.
+        """
 
     def close(self) -> None:
         """Frees the engine."""

@@ -18,7 +18,13 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "chat": _Command("mistralchat.cli._chat", "cli", "ask a question, or hold a conversation"),
+    "engines": _Command(
+        "mistralchat_server.engines.command", "server", "list, check, prepare engine recipes"
+    ),
     "serve": _Command("mistralchat_server.app", "openvino", "run the server"),
+    "gateway": _Command(
+        "mistralchat_server.gateway.command", "gateway", "offer OpenAI's API in front of servers"
+    ),
 }
 
 

@@ -6,14 +6,6 @@ from openvino_genai import StructuredOutputConfig
 
 from ..messages import Constraint, ConstraintKind
 
-#: The parameter of the contract that a kind of constraint comes from.
-PARAMETER = {
-    ConstraintKind.EXCLUDED_STRINGS: "bad_words_list",
-    ConstraintKind.JSON_SCHEMA: "response_format.json_schema",
-    ConstraintKind.REGEX: "response_format.regex",
-    ConstraintKind.GRAMMAR: "response_format.grammar",
-}
-
 
 def structured_output(constraint: Constraint) -> StructuredOutputConfig:
     """The engine's form of `constraint`. Nothing is compiled yet."""

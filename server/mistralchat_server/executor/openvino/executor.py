@@ -14,9 +14,17 @@ import openvino_genai
 from openvino_genai import GenerationFinishReason, GenerationStatus
 from openvino_genai.py_openvino_genai import GenerationHandle, GenerationOutput
 
-from ..messages import Constraint, Description, FailureKind, FinishReason, Output, Request
+from ..messages import (
+    CONSTRAINT_PARAMETER,
+    Constraint,
+    Description,
+    FailureKind,
+    FinishReason,
+    Output,
+    Request,
+)
 from ..seam import RequestError, StartError, StepResult
-from .constraints import PARAMETER, structured_output
+from .constraints import structured_output
 from .model import ModelFiles
 from .options import OpenVINOOptions
 from .rehearsal import Rehearsal, Verdict
@@ -204,7 +212,7 @@ class OpenVINOExecutor:
     def _fail_first(self, result: StepResult, kind: FailureKind, message: str) -> None:
         request = self._constrained.popleft()
         assert request.constraint is not None
-        error = RequestError(kind, message, PARAMETER[request.constraint.kind])
+        error = RequestError(kind, message, CONSTRAINT_PARAMETER[request.constraint.kind])
         result.failures.append((request.id, error))
 
     def _collect(self, result: StepResult) -> None:
@@ -267,11 +275,22 @@ class _Compilation:
 def _load(path: Path, options: OpenVINOOptions) -> openvino_genai.ContinuousBatchingPipeline:
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.max_num_seqs = options.max_batch_size
-    scheduler.cache_size = options.kv_cache_gb
+    # The memory is taken as it is used, up to this size; it holds prefixes that calls have in common, too.
+    scheduler.cache_size = options.kv_cache_gb or max(1, _memory_bytes() // 4 >> 30)
+    scheduler.enable_prefix_caching = True
     properties: dict[str, object] = {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
     if options.reproducible:
         properties |= _REPRODUCIBLE
     return openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
+
+
+def _memory_bytes() -> int:
+    """What this process may use: the machine's memory, or less in a container."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        return installed
 
 
 def _generation_config(request: Request) -> openvino_genai.GenerationConfig:

@@ -10,7 +10,7 @@ class OpenVINOOptions(BaseModel, extra="forbid", frozen=True):
         256, ge=1, description="Most requests that run at the same time; others wait."
     )
     max_beam_width: int = Field(8, ge=1, description="Widest beam search that is allowed.")
-    kv_cache_gb: int = Field(0, ge=0, description="KV cache in GiB; 0 lets it grow with what is open.")
+    kv_cache_gb: int = Field(0, ge=0, description="KV cache in GiB at most; 0 is a quarter of the memory.")
     threads: int = Field(0, ge=0, description="Processor threads; 0 leaves the choice to the engine.")
     reproducible: bool = Field(
         False, description="Answers do not depend on what else runs at the time; generation is slower."

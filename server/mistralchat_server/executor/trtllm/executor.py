@@ -3,30 +3,22 @@
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tensorrt_llm
+import torch
 from packaging.version import Version
+from tensorrt_llm.llmapi import CudaGraphConfig, KvCacheConfig
+from tensorrt_llm.llmapi import RequestError as Rejection
 
-from ..messages import Description, FailureKind, Output, Request
+from ..messages import CONSTRAINT_PARAMETER, Description, FailureKind, Output, Request
 from ..seam import EngineDiedError, RequestError, StartError, StepResult
 from .checkpoint import Checkpoint
 from .options import TensorRTLLMOptions
 from .proof import Proof, prove
-
-# Both must be set before the library is imported. It reports to its maker by default from late 1.3 on;
-# and one GPU needs no worker process started through MPI, since this process does nothing else.
-os.environ.setdefault("TRTLLM_NO_USAGE_STATS", "1")
-os.environ.setdefault("TLLM_WORKER_USE_SINGLE_PROCESS", "1")
-
-import tensorrt_llm
-import torch
-from tensorrt_llm.llmapi import CudaGraphConfig, KvCacheConfig
-from tensorrt_llm.llmapi import RequestError as Rejection
-
 from .sampling import beam_outputs, sampling_params, streamed_output
 
 log = logging.getLogger(__name__)
@@ -70,6 +62,8 @@ class TensorRTLLMExecutor:
         self._llm = self._load()
         try:
             self._proof = self._prove()
+        except EngineDiedError as error:
+            raise StartError(str(error)) from error
         except BaseException:
             self.close()
             raise
@@ -92,7 +86,9 @@ class TensorRTLLMExecutor:
     def submit(self, request: Request) -> None:
         if request.beam_width not in self._proof.beam_widths:
             served = " or ".join(map(str, self._proof.beam_widths))
-            raise RequestError(FailureKind.UNSUPPORTED, f"this server's engine serves a width of {served}", "beam_width")
+            raise RequestError(
+                FailureKind.UNSUPPORTED, f"this server's engine serves a width of {served}", "beam_width"
+            )
         self._submit(request)
         # The engine does not tell when a request leaves its queue; it queues only beyond the batch size.
         self._result.started.append((request.id, time.monotonic()))
@@ -111,9 +107,10 @@ class TensorRTLLMExecutor:
         return result
 
     def close(self) -> None:
-        for running in self._running.values():
-            running.follower.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        followers = [running.follower for running in self._running.values()]
+        for follower in followers:
+            follower.cancel()
+        self._loop.run_until_complete(asyncio.wait(followers) if followers else asyncio.sleep(0))
         self._loop.close()
         self._llm.shutdown()
 
@@ -122,7 +119,8 @@ class TensorRTLLMExecutor:
         present = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if present == 0:
             raise StartError(
-                "There is no NVIDIA GPU that can be used: check nvidia-smi, and that a container was started with --gpus."
+                "There is no NVIDIA GPU that can be used: check nvidia-smi, and that a container was started "
+                "with --gpus."
             )
         if present < needed:
             raise StartError(f"trtllm.tensor_parallel is {needed}, and there are {present} GPUs.")
@@ -132,14 +130,14 @@ class TensorRTLLMExecutor:
     def _load(self) -> Any:
         try:
             return tensorrt_llm.LLM(**_llm_arguments(self._checkpoint.path, self._options))
-        except torch.cuda.OutOfMemoryError as error:
-            raise StartError(
-                "The GPU's memory does not suffice: TensorRT-LLM needs more than the estimate of "
-                f"{self._checkpoint.needed_memory(self._options) / 2**30:.1f} GiB. Lower trtllm.max_batch_size or "
-                "trtllm.max_num_tokens."
-            ) from error
         except Exception as error:
-            # It has many kinds, and tells the cause in its log.
+            # From a worker process an error arrives as its text alone.
+            if "out of memory" in str(error).lower():
+                estimate = self._checkpoint.needed_memory(self._options) / 2**30
+                raise StartError(
+                    f"The GPU's memory does not suffice: TensorRT-LLM needs more than the {estimate:.1f} GiB "
+                    "estimated. Lower trtllm.max_batch_size or trtllm.max_num_tokens."
+                ) from error
             log.exception("TensorRT-LLM %s could not load the model", tensorrt_llm.__version__)
             raise StartError(
                 f"TensorRT-LLM {tensorrt_llm.__version__} could not load {self._checkpoint.path}: "
@@ -174,10 +172,12 @@ class TensorRTLLMExecutor:
             self._heard_at = time.monotonic()
         try:
             running = self._loop.run_until_complete(self._begin(request))
-        except ValueError as error:
+        except (ValueError, Rejection) as error:
             raise _rejected(request, error) from error
         except Exception as error:
-            raise EngineDiedError(f"The TensorRT-LLM engine takes no requests: {_first_line(error)}") from error
+            raise EngineDiedError(
+                f"The TensorRT-LLM engine takes no requests: {_first_line(error)}"
+            ) from error
         self._running[request.id] = running
 
     async def _begin(self, request: Request) -> _Running:
@@ -271,7 +271,7 @@ def _rejected(request: Request, error: Exception) -> RequestError:
     """What a caller may read of a rejection; the engine's own words go to the log."""
     log.warning("the engine rejected request %d: %s", request.id, _first_line(error))
     if request.constraint is not None:
-        parameter = request.constraint.kind.parameter
+        parameter = CONSTRAINT_PARAMETER[request.constraint.kind]
         return RequestError(FailureKind.INVALID, "the engine cannot compile it", parameter)
     return RequestError(FailureKind.INTERNAL, "the engine did not take the request")
 

@@ -55,7 +55,9 @@ def sampling_params(request: Request) -> SamplingParams:
 def streamed_output(request: Request, result: Any) -> Output:
     """What the latest response added to the only sequence of a request."""
     (completion,) = result.outputs
-    return _output(request, completion, completion.token_ids_diff, completion.logprobs_diff, last=result.finished)
+    return _output(
+        request, completion, completion.token_ids_diff, completion.logprobs_diff, last=result.finished
+    )
 
 
 def beam_outputs(request: Request, result: Any) -> list[Output]:

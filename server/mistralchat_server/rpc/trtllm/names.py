@@ -4,7 +4,7 @@ import re
 
 from google.rpc import error_details_pb2
 
-from ..errors import CallError
+from ..errors import CallError, Violation, invalid, unsupported
 
 _NAMES = {
     "max_completion_tokens": "max_tokens",
@@ -22,27 +22,20 @@ _PATTERN = re.compile(rf"\b({'|'.join(map(re.escape, _NAMES))})\b")
 
 def renamed(error: CallError) -> CallError:
     """The same error, whose fields have the names that the caller used."""
-    details = []
-    for detail in error.details:
-        match detail:
-            case error_details_pb2.BadRequest():
-                bad_request = error_details_pb2.BadRequest()
-                for violation in detail.field_violations:
-                    field = "input_token_ids" if violation.field == "messages" else _renamed(violation.field)
-                    bad_request.field_violations.add(field=field, description=_renamed(violation.description))
-                details.append(bad_request)
-            case error_details_pb2.ErrorInfo():
-                info = error_details_pb2.ErrorInfo()
-                info.CopyFrom(detail)
-                for key, value in detail.metadata.items():
-                    info.metadata[key] = _renamed(value)
-                details.append(info)
-            case _:
-                details.append(detail)
-    message = _renamed(str(error))
-    if message.startswith("messages: "):
-        message = message.replace("messages", "input_token_ids", 1)
-    return CallError(error.code, message, *details)
+    match error.details:
+        case [error_details_pb2.BadRequest() as bad_request]:
+            return invalid(
+                Violation(_field(violation.field), _renamed(violation.description))
+                for violation in bad_request.field_violations
+            )
+        case [error_details_pb2.ErrorInfo() as info]:
+            return unsupported(_renamed(info.metadata["parameter"]), _renamed(info.metadata["reason"]))
+        case _:
+            return error
+
+
+def _field(name: str) -> str:
+    return "input_token_ids" if name == "messages" else _renamed(name)
 
 
 def _renamed(text: str) -> str:

@@ -60,7 +60,7 @@ def chat_request(request: tl.GenerateRequest) -> pb.ChatRequest:
 def sequences(request: tl.GenerateRequest) -> int:
     """How many answers are wanted: beams, of which there can be fewer than were searched."""
     sampling = request.sampling_config
-    return sampling.num_return_sequences or max(sampling.beam_width, 1)
+    return int(sampling.num_return_sequences or max(sampling.beam_width, 1))
 
 
 def violations(

@@ -1,0 +1,5 @@
+"""How a rejected request shows."""
+
+
+class RequestError(RuntimeError):
+    """One request failed; the engine goes on."""

@@ -1,0 +1,3 @@
+"""What the executor asks of PyTorch: which GPUs there are. The answers come from the environment."""
+
+from . import cuda as cuda
