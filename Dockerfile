@@ -64,6 +64,6 @@ VOLUME /var/cache/mistralchat
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=6s --start-period=10m --retries=3 \
     CMD ["python3", "-m", "mistralchat_server.healthcheck"]
-# The base's own entrypoint prints a banner and execs; going around it leaves signals to the server alone.
+# Not the base's own entrypoint: signals are to reach the server, and nothing before it.
 ENTRYPOINT ["mistralchat"]
 CMD ["serve"]

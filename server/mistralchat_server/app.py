@@ -1,6 +1,7 @@
 """The server from start to end: listens, loads the model, keeps an executor running, drains, stops."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -33,6 +34,8 @@ _SERVICES = (chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name, trtl
 _BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 #: An executor that has run so many seconds was well: the next end is a new one, not part of a loop.
 _WELL = 60.0
+#: Seconds in which the last messages of calls that have ended go out.
+_FAREWELL = 1.0
 #: Clients ping idle connections, so that a NAT or a mesh does not forget them; they must be allowed to.
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
@@ -48,9 +51,9 @@ class App:
         self._settings = settings
         self._server = grpc.aio.server(interceptors=[FaultInterceptor()], options=_CHANNEL_OPTIONS)
         self._health = health.aio.HealthServicer()
-        admission = Admission(settings.max_open_calls)
-        self._chat = ChatService(admission)
-        self._trtllm = trtllm.TrtllmService(self._chat, admission)
+        self._admission = Admission(settings.max_open_calls)
+        self._chat = ChatService(self._admission)
+        self._trtllm = trtllm.TrtllmService(self._chat, self._admission)
         self._executor: ExecutorClient | None = None
         self._stopping = asyncio.Event()
         #: The port that is listened on.
@@ -98,7 +101,7 @@ class App:
     async def _serve(self) -> None:
         started = time.monotonic()
         model, tokenizer, executor = await self._load()
-        name = self._settings.model_name or (self._settings.executor if model is None else model.stem)
+        name = self._settings.model_name or self._default_name(model)
         attempts = 0
         while True:
             self._trtllm.open(name, model)
@@ -112,6 +115,13 @@ class App:
             attempts = 0 if time.monotonic() - since > _WELL else attempts
             started = time.monotonic()
             executor, attempts = await self._restart(model, how, attempts)
+
+    def _default_name(self, model: Path | None) -> str:
+        """As the model's files are named; a download lies in a folder that is named after its revision."""
+        if model is None or self._settings.model is None:
+            return self._settings.executor
+        given = Path(self._settings.model)
+        return (given if not given.exists() else model).name.removesuffix(".gguf")
 
     async def _load(self) -> tuple[Path | None, ChatTokenizer, ExecutorClient]:
         """Finds the model, then loads its tokenizer here while the executor process loads the rest."""
@@ -151,12 +161,12 @@ class App:
         """Refuses new calls, gives open ones the grace period, ends the rest with UNAVAILABLE."""
         self._chat.drain()
         await self._health.enter_graceful_shutdown()
-        grace = self._settings.grace_seconds
-        stopped = asyncio.create_task(self._server.stop(grace + 1))
-        await asyncio.wait((stopped,), timeout=grace)
+        # The server itself is stopped afterwards: it would wait for watchers of the health, too.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._admission.idle(), self._settings.grace_seconds)
         if self._executor is not None:
             await self._executor.close()
-        await stopped
+        await self._server.stop(_FAREWELL)
 
     async def _set_health(self, status: int) -> None:
         for service in ("", *_SERVICES):

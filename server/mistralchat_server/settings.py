@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -121,9 +122,20 @@ def _plain(problem: Any) -> str:
     return f"{problem['msg'].removeprefix('Value error, ')}{given}"
 
 
-def _layered(config: Path | None, argv: list[str]) -> type[Settings]:
-    if config is not None and not config.is_file():
+def _require_mapping(config: Path) -> None:
+    if not config.is_file():
         raise ValueError(f"--config {config}: there is no such file")
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {config} is not YAML: {' '.join(str(error).split())}") from error
+    if content is not None and not isinstance(content, dict):
+        raise ValueError(f"--config {config} must hold settings by name, not a {type(content).__name__}")
+
+
+def _layered(config: Path | None, argv: list[str]) -> type[Settings]:
+    if config is not None:
+        _require_mapping(config)
 
     class Layered(Settings):
         @classmethod

@@ -153,8 +153,8 @@ async def main(streams: list[int]) -> None:
     direct, client = Role("direct"), Role("client", f"127.0.0.1:{app.port}")
     await direct.ready()
     await client.ready()
-    while app.executor is None:
-        await asyncio.sleep(0.1)
+    async with AsyncChatClient(f"127.0.0.1:{app.port}") as ready:
+        await ready.wait_until_serving()
     result: dict[str, Any] = {}
     for count in streams:
         result = await measure(count, direct, client)

@@ -1,4 +1,4 @@
-"""What the gateway adds to the time to the first token, takes from the throughput, and gives with two workers.
+"""What the gateway adds to the time to the first token and takes from throughput, and gives with two workers.
 
     python tests/benchmarks/gateway.py first-token | throughput | workers
 

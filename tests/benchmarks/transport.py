@@ -10,6 +10,7 @@ printed is the ratio at the last number of streams.
 import argparse
 import asyncio
 import json
+import socket
 import statistics
 import subprocess
 import sys
@@ -38,11 +39,13 @@ class BareService(chat_pb2_grpc.ChatServiceServicer):
         for _ in range(request.max_completion_tokens):
             yield pb.ChatResponse(text=WORD)
 
+    GetModel = CountTokens = None  # type: ignore[assignment]
+
 
 async def serve_bare() -> None:
     """Role `bare`: prints its port and serves until standard input ends."""
     server = grpc.aio.server()
-    chat_pb2_grpc.add_ChatServiceServicer_to_server(BareService(), server)  # type: ignore[no-untyped-call]
+    chat_pb2_grpc.add_ChatServiceServicer_to_server(BareService(), server)
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     await server.start()
     await asyncio.to_thread(sys.stdin.read)
@@ -74,17 +77,30 @@ async def measure(target: str, streams: int) -> float:
     return messages / elapsed
 
 
-async def main(streams: list[int]) -> None:
+def main(streams: list[int]) -> None:
     """Prints one line of JSON for each number of streams, then the last ratio."""
-    bare = subprocess.Popen(
-        [sys.executable, __file__, "bare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert bare.stdout is not None
-    bare_target = f"127.0.0.1:{bare.stdout.readline().strip()}"
-    target = "127.0.0.1:50950"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        target = f"127.0.0.1:{free.getsockname()[1]}"
     command = [str(Path(sys.executable).with_name("mistralchat")), "serve", "--executor", "replay"]
     options = ["--listen", target, "--replay.step-seconds", "0", "--replay.max-batch-size", "8192"]
-    service = subprocess.Popen([*command, *options, "--max-open-calls", "8192", "--log-level", "WARNING"])
+    quiet = ["--max-open-calls", "8192", "--log-level", "WARNING"]
+    with (
+        subprocess.Popen(
+            [sys.executable, __file__, "bare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as bare,
+        subprocess.Popen([*command, *options, *quiet]) as service,
+    ):
+        assert bare.stdout is not None
+        try:
+            asyncio.run(compare(f"127.0.0.1:{bare.stdout.readline().strip()}", target, streams))
+        finally:
+            bare.communicate()
+            service.terminate()
+
+
+async def compare(bare_target: str, target: str, streams: list[int]) -> None:
+    """Takes turns with the bare server and the service."""
     async with AsyncChatClient(target) as client:
         await client.wait_until_serving(30)
     result: dict[str, Any] = {}
@@ -101,9 +117,6 @@ async def main(streams: list[int]) -> None:
             "ratios": [round(ratio, 3) for ratio in ratios],
         }
         print(json.dumps(result), flush=True)
-    bare.communicate()
-    service.terminate()
-    service.wait()
     print(f"ratio {result['ratio']}")
 
 
@@ -113,4 +126,4 @@ if __name__ == "__main__":
     else:
         parser = argparse.ArgumentParser()
         parser.add_argument("streams", nargs="*", type=int, default=[1, 1_024, 256, 64])
-        asyncio.run(main(parser.parse_args().streams))
+        main(parser.parse_args().streams)

@@ -13,7 +13,7 @@ import grpc
 import jsonschema
 import pytest
 
-from mistralchat import Answer, ChatParameters, FinishReason, InvalidRequest
+from mistralchat import Answer, FinishReason, InvalidRequest
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 from .conftest import Subject
@@ -134,7 +134,7 @@ class TestBeamSearch:
         assert str(limit) in refusal.value.message
 
     def test_what_it_cannot_take_into_account_is_refused(self, subject: Subject) -> None:
-        calls: dict[str, ChatParameters] = {
+        calls: dict[str, dict[str, Any]] = {
             "bad_words_list": {"bad_words_list": ["Paris"]},
             "response_format": {"regex": "yes|no"},
             "repetition_penalty": {"repetition_penalty": 1.5},
@@ -248,8 +248,8 @@ class TestPenalties:
     def test_discourage_what_was_said(
         self, subject: Subject, name: str, strong: float, neutral: float
     ) -> None:
-        penalty: ChatParameters = {name: strong}  # type: ignore[misc]
-        none: ChatParameters = {name: neutral}  # type: ignore[misc]
+        penalty: dict[str, Any] = {name: strong}
+        none: dict[str, Any] = {name: neutral}
         plain = subject.ask(REPETITIVE, max_completion_tokens=60, min_tokens=60).text
         assert subject.ask(REPETITIVE, max_completion_tokens=60, min_tokens=60, **none).text == plain
         if not subject.honours(name):
@@ -309,7 +309,7 @@ class TestSampling:
         assert agreeing(0.05) > agreeing(2.0)
 
     @pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 0.000001}, {"min_p": 0.999}])
-    def test_the_narrowest_choice_is_the_greedy_one(self, subject: Subject, narrow: ChatParameters) -> None:
+    def test_the_narrowest_choice_is_the_greedy_one(self, subject: Subject, narrow: dict[str, Any]) -> None:
         (name,) = narrow
         if not subject.honours(name):
             subject.refuses(name, temperature=0.0, **narrow)

@@ -127,6 +127,24 @@ def test_a_role_that_the_template_refuses(
     assert "No system role here." in str(error)
 
 
+def test_a_server_that_is_full(serve: Callable[..., Server], gateway: Callable[..., Gateway]) -> None:
+    server = serve(max_open_calls=1)
+    client = gateway([server.address]).client()
+    stream = chat(client, "x" * 20_000, max_tokens=20_000, stream=True)
+    next(iter(stream))
+    error = _refused(openai.RateLimitError, lambda: chat(client))
+    assert "the server already has 1 open calls" in str(error)
+    stream.close()
+    server.await_idle()
+
+
+def test_a_caller_without_the_key(replay_server: Server, gateway: Callable[..., Gateway]) -> None:
+    door = gateway([replay_server.address], "--api-key", "secret")
+    _refused(openai.AuthenticationError, lambda: chat(door.client(api_key="wrong")))
+    assert chat(door.client(api_key="secret")).choices[0].message.content == "Hello"
+    assert door.post(b"{}", "/workers")[0] == 401
+
+
 def test_without_a_worker_nobody_is_answered_until_there_is_one(
     serve: Callable[..., Server], gateway: Callable[..., Gateway]
 ) -> None:

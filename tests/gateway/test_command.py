@@ -1,12 +1,17 @@
 """The `mistralchat gateway` command: usage, signals, exit codes, what it says."""
 
+import http.client
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
+
+from mistralchat_server.gateway.command import main
 
 from .conftest import Gateway, Server, chat, eventually, free_port
 
@@ -26,8 +31,6 @@ def test_a_second_signal_ends_it_at_once(replay_server: Server, gateway: Any) ->
 
 
 def _takes_requests(door: Gateway) -> bool:
-    import http.client
-
     connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=5)
     try:
         connection.request("GET", "/readiness")
@@ -54,10 +57,6 @@ def test_one_worker_that_cannot_be_reached_is_told_of(
 
 
 def test_a_server_of_another_kind_is_refused(gateway: Callable[..., Gateway]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    import grpc
-
     server = grpc.server(ThreadPoolExecutor(1))
     address = f"127.0.0.1:{free_port()}"
     server.add_insecure_port(address)
@@ -104,8 +103,6 @@ def test_without_smg_it_says_what_to_install() -> None:
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
-    from mistralchat_server.gateway.command import main
-
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ _PYTHON = _ROOT / ".cache" / "truss" / "bin" / "python"
 _LOAD = """
 import json, pathlib, sys, truss
 handle = truss.load(sys.argv[1])
-handle.setup_docker_build_context(pathlib.Path(sys.argv[2])) if hasattr(
-    handle, "setup_docker_build_context"
-) else handle.docker_build_setup(pathlib.Path(sys.argv[2]))
+handle.docker_build_setup(pathlib.Path(sys.argv[2]))
 config = handle.spec.config
 print(json.dumps({
     "server": config.docker_server.model_dump(mode="json"),
@@ -80,8 +79,6 @@ def test_the_recipe_and_the_extras_exist(name: str) -> None:
     assert recipe_file["trtllm"]["max_batch_size"] == config["runtime"]["predict_concurrency"]
     (command,) = config["build_commands"]
     extras = command.rpartition("[")[2].partition("]")[0].split(",")
-    import tomllib
-
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
     assert set(extras) <= set(project["optional-dependencies"])
 

@@ -61,7 +61,7 @@ class Command:
         found = []
         for environment in Path("/proc").glob("[0-9]*/environ"):
             try:
-                if f"TMPDIR={self.temporary}\0".encode() in environment.read_bytes():
+                if f"TMPDIR={self.temporary}".encode() in environment.read_bytes():
                     found.append(int(environment.parent.name))
             except OSError:
                 continue
@@ -192,7 +192,6 @@ def _half_the_weights(path: Path, model: Path) -> None:
         _a_beginning,
         pytest.param(
             _half_the_weights,
-            marks=pytest.mark.xfail(reason="the engine crashes on it", strict=True, raises=AssertionError),
         ),
     ],
 )

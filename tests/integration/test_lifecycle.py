@@ -176,11 +176,6 @@ def test_what_outlasts_the_grace_period_ends_with_unavailable(serve: Callable[..
     eventually(lambda: server.ended, "the server has ended")
 
 
-@pytest.mark.xfail(
-    reason="an open Health.Watch counts",
-    strict=True,
-    raises=pytest.fail.Exception,
-)
 def test_a_watching_probe_does_not_hold_up_the_end(serve: Callable[..., Server]) -> None:
     server = serve(grace_seconds=20)
     with _health(server):

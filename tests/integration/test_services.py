@@ -53,7 +53,6 @@ def test_the_operators_name_for_the_model_is_told(serve: Callable[..., Server]) 
     assert (model.name, model.context_length, model.limits.max_beam_width) == ("mistral-7b", 100, 2)
 
 
-@pytest.mark.xfail(reason="what follows the dot is taken for a suffix", strict=True, raises=AssertionError)
 def test_a_model_is_named_as_its_directory(
     serve: Callable[..., Server], tmp_path: Path, tokenizer_directory: Callable[..., Path]
 ) -> None:

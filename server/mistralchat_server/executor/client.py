@@ -1,6 +1,7 @@
 """The front end's side of the executor process: starts it, submits requests, hands out their tokens."""
 
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -80,11 +81,14 @@ class ExecutorClient:
             sys.executable,
             "-m",
             "mistralchat_server.executor.process",
+            self._folder,
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
+            # What it leaves behind when it is killed is removed with the folder.
+            env={**os.environ, "TMPDIR": self._folder},
         )
         assert self._process.stdin is not None
-        orders = Orders(folder=self._folder, endpoint=endpoint, settings=self._settings)
+        orders = Orders(endpoint=endpoint, settings=self._settings)
         self._process.stdin.write(orders.model_dump_json().encode() + b"\n")
         first = asyncio.ensure_future(self._receive())
         ended = asyncio.ensure_future(self._process.wait())

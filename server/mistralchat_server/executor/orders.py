@@ -27,7 +27,5 @@ class ExecutorSettings(BaseModel, frozen=True):
 class Orders(BaseModel, frozen=True):
     """One line of JSON on the process's standard input."""
 
-    #: Folder of the socket, for the process to remove should the front end die without doing so.
-    folder: str
     endpoint: str
     settings: ExecutorSettings

@@ -1,7 +1,8 @@
 """The executor process: reads its orders, loads an executor and runs the loop until the front end ends.
 
-Started as `python -m mistralchat_server.executor.process` with one line of JSON (`Orders`) on
-standard input, which stays open: its end means that the front end is gone, however it went.
+Started as `python -m mistralchat_server.executor.process FOLDER` with one line of JSON (`Orders`) on
+standard input, which stays open: its end means that the front end is gone, however it went. FOLDER holds
+the socket and all temporary files, and is removed then.
 """
 
 import logging
@@ -70,6 +71,11 @@ class _FrontEnd:
     def publish(self, event: Event) -> None:
         self._socket.send(event_encoder.encode(event))
 
+    def close(self) -> None:
+        """Returns once everything that was published is on its way."""
+        self._socket.close()
+        zmq.Context.instance().term()
+
 
 def _leave_with_front_end(folder: str) -> None:
     """Ends this process at once when standard input ends: nobody is left to wait for a step."""
@@ -81,21 +87,27 @@ def _leave_with_front_end(folder: str) -> None:
 
 def main() -> int:
     """The process, from its orders to its end. Returns the exit code."""
+    folder = sys.argv[1]
     # Unbuffered: a thread that waits in a buffered read would keep the interpreter from ending.
     with open(_STDIN, "rb", buffering=0, closefd=False) as stdin:
-        orders = Orders.model_validate_json(stdin.readline())
+        line = stdin.readline()
+    if not line:
+        # The front end has ended before it could say anything.
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0
+    orders = Orders.model_validate_json(line)
     logging.basicConfig(
         level=orders.settings.log_level, format="%(asctime)s %(levelname)s executor: %(message)s"
     )
     threading.Thread(
-        target=_leave_with_front_end, args=(orders.folder,), name="front-end-watch", daemon=True
+        target=_leave_with_front_end, args=(folder,), name="front-end-watch", daemon=True
     ).start()
     front_end = _FrontEnd(orders.endpoint)
     try:
         executor = load(orders.settings)
     except StartError as error:
         front_end.publish(StartFailed(str(error)))
-        zmq.Context.instance().term()
+        front_end.close()
         return 1
     front_end.publish(Ready(executor.describe()))
     try:

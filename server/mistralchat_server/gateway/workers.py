@@ -13,6 +13,7 @@ from smg_grpc_proto.generated import common_pb2, trtllm_service_pb2, trtllm_serv
 _ANSWER = 2.0
 #: Seconds until a worker that is not ready is asked again.
 _AGAIN = 1.0
+_READY = "is ready"
 
 
 class WorkerError(Exception):
@@ -32,20 +33,20 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 async def first_ready(workers: Sequence[str], say: Callable[[str], None]) -> str:
-    """Waits until one of the workers takes calls and returns it; says what becomes of each."""
-    watches = {asyncio.create_task(_ready(worker, say)): worker for worker in workers}
-    try:
-        # All of them get the time to answer once, so that one that cannot be reached is told of.
-        done, _ = await asyncio.wait(watches, timeout=_ANSWER)
-        if not done:
-            done, _ = await asyncio.wait(watches, return_when=asyncio.FIRST_COMPLETED)
-        for watch in done:
-            watch.result()
-        return next(worker for watch, worker in watches.items() if watch in done)
-    finally:
-        for watch in watches:
-            watch.cancel()
-        await asyncio.gather(*watches, return_exceptions=True)
+    """Waits until one of the workers takes calls and returns it; says what becomes of each.
+
+    Raises `WorkerError` if one of them is something else.
+    """
+    said: dict[str, str] = {}
+    while True:
+        states = await asyncio.gather(*map(_state, workers))
+        for worker, state in zip(workers, states, strict=True):
+            if said.get(worker) != state:
+                say(f"worker {worker} {state}")
+                said[worker] = state
+        if _READY in states:
+            return workers[states.index(_READY)]
+        await asyncio.sleep(_AGAIN)
 
 
 async def save_tokenizer(worker: str, folder: Path) -> None:
@@ -67,29 +68,16 @@ async def save_tokenizer(worker: str, folder: Path) -> None:
         raise WorkerError(f"The tokenizer of worker {worker} is no zip archive.") from error
 
 
-async def _ready(worker: str, say: Callable[[str], None]) -> None:
-    """Returns once the worker takes calls. Raises `WorkerError` if it never will."""
-    said = ""
+async def _state(worker: str) -> str:
     async with grpc.aio.insecure_channel(worker) as channel:
         stub = trtllm_service_pb2_grpc.TrtllmServiceStub(channel)
-        while True:
-            try:
-                await stub.HealthCheck(trtllm_service_pb2.HealthCheckRequest(), timeout=_ANSWER)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    raise WorkerError(f"Worker {worker} is no mistralchat server.") from error
-                state = _state(error)
-            else:
-                say(f"worker {worker} is ready")
-                return
-            if state != said:
-                say(f"worker {worker} {state}")
-                said = state
-            await asyncio.sleep(_AGAIN)
-
-
-def _state(error: grpc.aio.AioRpcError) -> str:
-    # A server that answers tells why it takes no calls; gRPC itself tells how connecting failed.
-    if error.code() is grpc.StatusCode.UNAVAILABLE and error.trailing_metadata():
-        return f"is not ready: {error.details()}"
-    return "cannot be reached"
+        try:
+            await stub.HealthCheck(trtllm_service_pb2.HealthCheckRequest(), timeout=_ANSWER)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise WorkerError(f"Worker {worker} is no mistralchat server.") from error
+            # A server that answers tells why it takes no calls; gRPC itself tells how connecting failed.
+            if error.code() is grpc.StatusCode.UNAVAILABLE and error.trailing_metadata():
+                return f"is not ready: {error.details()}"
+            return "cannot be reached"
+    return _READY

@@ -1,5 +1,6 @@
 """Decides whether another call may be opened."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ class Admission:
     def __init__(self, max_open_calls: int) -> None:
         self._max_open_calls = max_open_calls
         self._open_calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @contextmanager
     def call(self) -> Iterator[None]:
@@ -23,7 +26,14 @@ class Admission:
             description = f"the server already has {self._max_open_calls:,} open calls"
             raise exhausted("open calls", description, _RETRY_AFTER)
         self._open_calls += 1
+        self._idle.clear()
         try:
             yield
         finally:
             self._open_calls -= 1
+            if not self._open_calls:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Waits until no call is open."""
+        await self._idle.wait()

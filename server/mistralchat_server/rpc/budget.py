@@ -33,10 +33,9 @@ class Budget:
         else:
             total = request.max_tokens if request.HasField("max_tokens") else DEFAULT_MAX_TOKENS
             name, allowed = "max_tokens", total - prompt_tokens
-            if allowed < 0:
-                return cls(prompt_tokens, 0, truncated_to=total)
-        max_new_tokens = min(allowed, room)
+        max_new_tokens = min(max(allowed, 0), room)
         if request.min_tokens > max_new_tokens:
             reason = f"exceeds the {max_new_tokens:,} tokens that {name} and the context leave for the answer"
             raise invalid([Violation("min_tokens", reason)])
-        return cls(prompt_tokens, max_new_tokens)
+        truncated_to = prompt_tokens + allowed if allowed < 0 else None
+        return cls(prompt_tokens, max_new_tokens, truncated_to)

@@ -1,13 +1,13 @@
 """The rules that a ChatRequest must keep, as tables, and the violations of one that does not."""
 
 import ctypes
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mistralchat.v1 import chat_pb2 as pb
 
+from . import json_schema
 from .errors import Violation
 
 MAX_MESSAGES = 1_024
@@ -15,7 +15,6 @@ MAX_BAD_WORDS = 256
 MAX_STOP_WORDS = 64
 MAX_WORD_CHARACTERS = 256
 MAX_FORMAT_CHARACTERS = 65_536
-MAX_SCHEMA_DEPTH = 64
 
 
 @dataclass(frozen=True)
@@ -183,36 +182,8 @@ def _format_violations(response_format: pb.ResponseFormat) -> Iterator[Violation
         yield Violation(field, "must not be empty")
     elif len(source) > MAX_FORMAT_CHARACTERS:
         yield Violation(field, f"must be at most {MAX_FORMAT_CHARACTERS:,} characters long")
+    elif "\0" in source:
+        yield Violation(field, "must not hold U+0000")
     elif kind == "json_schema":
-        yield from _schema_violations(field, source)
-
-
-def _schema_violations(field: str, source: str) -> Iterator[Violation]:
-    try:
-        schema = json.loads(source)
-    except RecursionError:
-        yield Violation(field, f"must not be nested more than {MAX_SCHEMA_DEPTH} levels deep")
-        return
-    except json.JSONDecodeError as error:
-        yield Violation(field, f"is not JSON: {error}")
-        return
-    except ValueError:
-        yield Violation(field, "must not hold a number of thousands of digits")
-        return
-    if not isinstance(schema, dict):
-        yield Violation(field, "must be a JSON object")
-    elif _depth(schema) > MAX_SCHEMA_DEPTH:
-        yield Violation(field, f"must not be nested more than {MAX_SCHEMA_DEPTH} levels deep")
-
-
-def _depth(schema: object) -> int:
-    depth, level = 0, [schema]
-    while level:
-        depth += 1
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-    return depth
+        for fault in json_schema.faults(source):
+            yield Violation(field, fault)

@@ -60,11 +60,11 @@ def packed(code: grpc.StatusCode, message: str, *details: Message) -> bytes:
     status = status_pb2.Status(code=code.value[0], message=message)
     for detail in details:
         status.details.add().Pack(detail)
-    return status.SerializeToString()
+    return bytes(status.SerializeToString())
 
 
 def packed_raw(type_url: str, value: bytes) -> bytes:
-    return status_pb2.Status(details=[Any(type_url=type_url, value=value)]).SerializeToString()
+    return bytes(status_pb2.Status(details=[Any(type_url=type_url, value=value)]).SerializeToString())
 
 
 class FakeChatService(chat_pb2_grpc.ChatServiceServicer):

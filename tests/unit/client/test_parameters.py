@@ -1,6 +1,7 @@
 """Keywords and messages become the request that they say."""
 
 import json
+from typing import cast
 
 import pytest
 
@@ -48,9 +49,13 @@ def test_every_field_of_the_contract_is_a_keyword() -> None:
     assert set(ChatParameters.__annotations__) == expected == set(VALUES)
 
 
+def only(name: str, value: object) -> ChatParameters:
+    return cast(ChatParameters, {name: value})
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_each_keyword_reaches_its_field_and_no_other(name: str) -> None:
-    request = chat_request("hi", {name: VALUES[name]})
+    request = chat_request("hi", only(name, VALUES[name]))
     owner = name
     holder = request
     for nested, descriptor in NESTED.items():
@@ -66,12 +71,12 @@ def test_each_keyword_reaches_its_field_and_no_other(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_none_is_not_set(name: str) -> None:
-    assert chat_request("hi", {name: None}) == chat_request("hi", {})
+    assert chat_request("hi", only(name, None)) == chat_request("hi", {})
 
 
 @pytest.mark.parametrize("name", ["temperature", "top_k", "seed", "logprobs", "max_delay_ms"])
 def test_zero_is_set(name: str) -> None:
-    request = chat_request("hi", {name: 0})
+    request = chat_request("hi", only(name, 0))
     holder = request.stream_options if name == "max_delay_ms" else request
     assert holder.HasField(name)
 

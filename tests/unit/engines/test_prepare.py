@@ -90,8 +90,8 @@ def test_a_broken_transfer_goes_on_where_it_was(hub: Hub, recipe: Path) -> None:
     # The hub's client writes pieces of 10 MiB.
     weights = hub.files["model.safetensors"] = WEIGHTS * 24
     hub.broken = {"model.safetensors"}
-    done = prepare(hub, recipe)
-    assert done.returncode == 0, done.stderr
+    # Before 1.0 the client gives up, and goes on when it is run again.
+    assert any(prepare(hub, recipe).returncode == 0 for _ in range(2))
     assert (folder(recipe) / "model.safetensors").read_bytes() == weights
     starts = [begin for name, begin in hub.transfers if name == "model.safetensors"]
     assert (starts[0], starts[-1]) == (0, 10 << 20)

@@ -86,8 +86,8 @@ def test_guides_become_response_formats(kind: int, guide: str, becomes: tuple[st
         (_request({"top_p": 0.5}), ["top_p"]),
         (_request(stop=[""]), ["stop[0]"]),
         (_request(bad=["a\0"]), ["bad[0]"]),
-        (_request(output_config=tl.OutputConfig(logprobs=21)), ["logprobs"]),
-        (_request(output_config=tl.OutputConfig(logprobs=-1)), ["logprobs"]),
+        (_request(output_config=tl.OutputConfig(logprobs=21)), ["top_logprobs"]),
+        (_request(output_config=tl.OutputConfig(logprobs=-1)), ["top_logprobs"]),
         (_request(guided_decoding=_Guide(guide="x")), ["guide_type"]),
         (
             _request(guided_decoding=_Guide(guide_type=_Guide.GUIDE_TYPE_JSON_SCHEMA, guide="{")),

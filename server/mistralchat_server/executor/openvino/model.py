@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gguf
 
-from ...gguf_metadata import GGUFError, read_metadata
+from ...gguf_metadata import GGUFError, missing_bytes, read_metadata
 from ..seam import StartError
 
 _ADVICE = (
@@ -36,8 +36,11 @@ class ModelFiles:
     def _from_gguf(cls, path: Path) -> "ModelFiles":
         try:
             metadata = read_metadata(path)
+            missing = missing_bytes(path, gguf.GGML_QUANT_SIZES)
         except (GGUFError, OSError) as error:
             raise StartError(f"{path} is not a GGUF file, or not a whole one. {_ADVICE}.") from error
+        if missing:
+            raise StartError(f"{path} is cut: {missing:,} bytes are missing at its end. Download it again.")
         if (kind := metadata.get("tokenizer.ggml.model")) != "gpt2":
             raise StartError(
                 f"{path} holds a vocabulary of the kind {kind!r}, which the CPU engine does not read "
@@ -67,7 +70,7 @@ class ModelFiles:
 
 
 def _gguf_precision(file_type: int | None) -> str:
-    names = {kind.value: kind.name for kind in gguf.LlamaFileType}
+    names: dict[int | None, str] = {kind.value: kind.name for kind in gguf.LlamaFileType}
     return names.get(file_type, "unknown").removeprefix("MOSTLY_").removeprefix("ALL_")
 
 

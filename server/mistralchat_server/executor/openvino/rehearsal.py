@@ -21,8 +21,8 @@ from ..messages import Constraint, ConstraintKind
 _REMEMBERED = 4096
 #: Address space that a compilation may take beyond what the process holds when it is ready, in bytes.
 _MEMORY = 2 << 30
-#: In place of the seconds that a compilation took: it ended the process, or had to be ended with it.
-_GONE = math.inf
+#: In place of a reason: the compilation ended the process.
+_CRASHED = "it cannot be compiled"
 #: Times the permitted seconds after which a compilation is ended.
 _PATIENCE = 10
 _PARSER_ERROR = re.compile(
@@ -94,23 +94,23 @@ class Rehearsal:
         try:
             answer: float | str | None = self._pipe.recv() if self._pipe.poll() else None
         except (EOFError, OSError):
-            answer = _GONE
+            answer = _CRASHED
         if self._asked is None:
-            self._dead = answer is _GONE
-            self._ready = answer is not None and not self._dead
+            self._dead = answer is _CRASHED
+            self._ready = answer == _HERE
             return
         if answer is None:
             if time.monotonic() < self._deadline:
                 return
-            answer = _GONE
-        if answer is _GONE:
+            answer = math.inf
+        if answer in (_CRASHED, math.inf):
             self.close()
             self._start()
-        if isinstance(answer, str):
-            self._remember(self._asked, answer)
-        else:
+        if isinstance(answer, float):
             good = answer <= self._max_seconds
             self._remember(self._asked, Verdict.GOOD if good else Verdict.TOO_EXPENSIVE)
+        else:
+            self._remember(self._asked, answer)
         self._asked = None
 
     def _remember(self, constraint: Constraint, verdict: Verdict | str) -> None:
@@ -143,7 +143,7 @@ def _rehearse(pipe: Connection, model: str, vocab_size: int) -> None:
                 max_new_tokens=1, structured_output_config=structured_output(constraint)
             )
             scratch.compile(config)
-        except RuntimeError as error:
+        except Exception as error:  # numbers out of range are an OverflowError, for example
             pipe.send(_reason(constraint, str(error)))
             scratch = ScratchPipeline(tokenizer, vocab_size)
         else:

@@ -4,6 +4,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+#: The parameters of the system that this project re-implements which an executor has to honour.
+Documented = Literal["bad_words_list", "beam_width", "repetition_penalty"]
+
 
 class TensorRTLLMOptions(BaseModel, extra="forbid", frozen=True):
     """How the engine is set up."""
@@ -30,8 +33,7 @@ class TensorRTLLMOptions(BaseModel, extra="forbid", frozen=True):
     guided_decoding: Literal["xgrammar", "none"] = Field(
         "xgrammar", description="Needed for bad_words_list and response_format."
     )
-    allow_unsupported: tuple[str, ...] = Field(
+    allow_unsupported: tuple[Documented, ...] = Field(
         (),
-        description="Documented parameters without which the server may start, should the engine not honour "
-        "them: bad_words_list, beam_width, repetition_penalty.",
+        description="Parameters that callers are promised and without which the server starts all the same.",
     )

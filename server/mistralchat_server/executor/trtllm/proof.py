@@ -8,17 +8,16 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from msgspec.structs import replace
 
 from ..messages import Constraint, ConstraintKind, FinishReason, Output, Request
 from ..seam import RequestError, StartError
+from .options import Documented
 
 log = logging.getLogger(__name__)
 
-#: The parameters of the system that this project re-implements which an executor has to honour.
-DOCUMENTED = ("bad_words_list", "beam_width", "repetition_penalty")
 _TOKENS = 12
 #: A text that repeats itself goes on repeating itself, which is what penalties act against.
 _PROMPT = "one two three one two three one two three one two"
@@ -56,13 +55,13 @@ class Proof:
     unsupported: dict[str, str]
     unsupported_with_beam_search: dict[str, str]
 
-    def require(self, max_beam_width: int, allowed: tuple[str, ...], version: str) -> None:
+    def require(self, max_beam_width: int, allowed: tuple[Documented, ...], version: str) -> None:
         """Logs what is not honoured; raises `StartError` if it is documented and not among `allowed`."""
         for parameter, reason in self.unsupported.items():
             log.warning("%s will be refused: %s", parameter, reason)
         for parameter, reason in self.unsupported_with_beam_search.items():
             log.warning("%s together with beam_width will be refused: %s", parameter, reason)
-        faults = {name: self.unsupported[name] for name in DOCUMENTED if name in self.unsupported}
+        faults = {name: self.unsupported[name] for name in get_args(Documented) if name in self.unsupported}
         if self.beam_widths != tuple(range(1, max_beam_width + 1)):
             served = ", ".join(map(str, self.beam_widths))
             faults["beam_width"] = (

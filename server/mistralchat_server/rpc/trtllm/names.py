@@ -14,7 +14,6 @@ _NAMES = {
     "response_format.regex": "guided_decoding",
     "response_format.grammar": "guided_decoding",
     "response_format": "guided_decoding",
-    "top_logprobs": "logprobs",
 }
 #: The longer names come first, and so are found first.
 _PATTERN = re.compile(rf"\b({'|'.join(map(re.escape, _NAMES))})\b")

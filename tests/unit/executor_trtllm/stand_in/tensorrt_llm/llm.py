@@ -19,6 +19,8 @@ from .sampling_params import SamplingParams
 
 #: Of one turn of the engine.
 _ITERATION_SECONDS = 0.001
+#: A file at whose appearance the worker dies.
+DEATH = os.environ.get("STAND_IN_DEATH")
 _instances: list["LLM"] = []
 
 
@@ -195,6 +197,8 @@ class LLM:
             time.sleep(_ITERATION_SECONDS)
             with self._lock:
                 running = [result for result in self.received if result.request_id in self._generators]
+            if DEATH is not None and Path(DEATH).exists():
+                self.die(RuntimeError("the worker process ended with signal 9"))
             if self._silent:
                 continue
             for result in running[: self.args.max_batch_size]:

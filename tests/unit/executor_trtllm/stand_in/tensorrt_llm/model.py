@@ -60,7 +60,8 @@ class Sequence:
     def distribution(self) -> Any:
         """The natural logarithms of the next token's probabilities, as greedy decoding sees them."""
         logits = self._logits()
-        return logits - np.log(np.sum(np.exp(logits - logits.max()))) - logits.max()
+        most = logits.max()
+        return logits - most - np.log(np.sum(np.exp(logits - most)))
 
     def advance(self) -> None:
         logits = self._logits()
@@ -82,11 +83,13 @@ class Sequence:
     def _logits(self) -> Any:
         context = self.prompt + self.token_ids
         size = len(self._tokenizer)
-        logits = np.random.default_rng(context[-1]).normal(0.0, 2.0, size)
+        logits = np.random.default_rng(context[-1]).normal(0.0, 1.5, size)
         for position in range(len(context) - 2, -1, -1):
             if context[position] == context[-1]:
-                logits[context[position + 1]] += 9.0
+                logits[context[position + 1]] += 7.0
                 break
+        # It comes to an end after some dozens of tokens.
+        logits[self._tokenizer.eos_token_id] += 0.25 * len(self.token_ids) - 3.0
         if self._penalties:
             self._penalize(logits, context)
         self._constrain(logits)
@@ -116,6 +119,8 @@ class Sequence:
                 allowed = len(longer) > len(text) and self._guide(longer, False)
             if not allowed:
                 logits[token] = -np.inf
+        if np.isneginf(logits).all():
+            logits[end] = 0.0
 
     def _sample(self, logits: Any) -> int:
         params = self._params
