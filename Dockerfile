@@ -15,7 +15,7 @@ FROM python:3.11.14-slim-bookworm AS cpu
 LABEL org.opencontainers.image.title="mistralchat (CPU)" \
       org.opencontainers.image.description="Mistral 7B Instruct chat over gRPC, on OpenVINO" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.11.14-slim-bookworm"
+      org.opencontainers.image.base.name="python:3.11.14-slim-bookworm"
 RUN groupadd --gid 10001 mistralchat \
     && useradd --create-home --uid 10001 --gid 10001 mistralchat \
     && install --directory --owner mistralchat --group mistralchat /var/cache/mistralchat

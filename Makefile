@@ -43,7 +43,7 @@ gateway: $(VENV)/.installed  ## offer OpenAI's API in front of the server that `
 	$(BIN)/mistralchat gateway --worker 127.0.0.1:50051 $(ARGS)
 
 test: lint $(TRUSS)/.installed $(NPM)/.installed  ## all checks and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-gpu:  ## with a GPU and TensorRT-LLM (PYTHON is theirs): proof, conformance, benchmark, one report; ENGINE=NAME
 	$(PYTHON) tests/gpu/report.py --engine $(ENGINE)

@@ -30,11 +30,19 @@ def test_a_second_signal_ends_it_at_once(replay_server: Server, gateway: Any) ->
     assert door.process.wait(3) == 128 + signal.SIGKILL
 
 
+def test_nothing_is_left_of_a_gateway_that_is_killed(replay_server: Server, gateway: Any) -> None:
+    door = gateway([replay_server.address])
+    door.process.kill()
+    eventually(lambda: not _takes_requests(door), "SMG ends too", 15)
+
+
 def _takes_requests(door: Gateway) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=5)
     try:
         connection.request("GET", "/readiness")
         return connection.getresponse().status == 200
+    except OSError:
+        return False
     finally:
         connection.close()
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,31 +112,50 @@ def test_the_start_script_of_the_grpc_truss_is_the_server(tmp_path: Path) -> Non
         _end(process)
 
 
-def test_the_start_script_of_the_openai_truss_maps_the_route_and_ends_with_its_server(tmp_path: Path) -> None:
+def _status(port: int, method: str, path: str, body: bytes = b"") -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request(method, path, body, {"content-type": "application/json"})
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def openai_truss(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The start script, when its route can be called, and its port."""
     port = free_port()
     process = _start("openai", tmp_path / "log", GRPC_PORT=str(free_port()), HTTP_PORT=str(port))
-
-    def status(method: str, path: str, body: bytes = b"") -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            connection.request(method, path, body, {"content-type": "application/json"})
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
-
     try:
-        config = yaml.safe_load((_TRUSSES / "openai" / "config.yaml").read_text())["docker_server"]
-        eventually(lambda: status("GET", config["readiness_endpoint"]) == 200, "it is ready")
-        assert status("GET", config["liveness_endpoint"]) == 200
-        body = {"model": "replay", "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
-        assert status("POST", config["predict_endpoint"], json.dumps(body).encode()) == 200
-        os.kill(_child(process.pid, "serve"), signal.SIGKILL)
-        assert process.wait(30) != 0
-        assert status("GET", config["liveness_endpoint"]) == 0
+        eventually(lambda: _status(port, "GET", "/readiness") == 200, "it is ready")
+        yield process, port
     finally:
         _end(process)
+
+
+def test_the_start_script_of_the_openai_truss_maps_the_route_and_ends_with_its_server(
+    openai_truss: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    process, port = openai_truss
+    config = yaml.safe_load((_TRUSSES / "openai" / "config.yaml").read_text())["docker_server"]
+    assert _status(port, "GET", config["readiness_endpoint"]) == 200
+    assert _status(port, "GET", config["liveness_endpoint"]) == 200
+    body = {"model": "replay", "temperature": 0, "messages": [{"role": "user", "content": "Hello"}]}
+    assert _status(port, "POST", config["predict_endpoint"], json.dumps(body).encode()) == 200
+    os.kill(_child(process.pid, "serve"), signal.SIGKILL)
+    assert process.wait(30) != 0
+    assert _status(port, "GET", config["liveness_endpoint"]) == 0
+
+
+def test_the_start_script_of_the_openai_truss_drains(
+    openai_truss: tuple[subprocess.Popen[bytes], int],
+) -> None:
+    process, port = openai_truss
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert _status(port, "GET", "/liveness") == 0
 
 
 def _child(parent: int, word: str) -> int:

@@ -3,7 +3,8 @@
     make test-gpu ENGINE=a100-bf16      or      python tests/gpu/report.py --engine a100-bf16
 
 All arguments are those of `mistralchat serve`. The start-up proof, tests/conformance with the real engine
-and a benchmark go into test-gpu-report.md, failures too. Needs pytest, pytest-asyncio, pytest-timeout, jsonschema.
+and a benchmark go into test-gpu-report.md, failures too.
+Needs pytest, pytest-asyncio, pytest-timeout and jsonschema.
 """
 
 import asyncio

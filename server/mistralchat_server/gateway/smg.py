@@ -1,6 +1,7 @@
 """The SMG process: the flags that it is started with, and its supervision."""
 
 import asyncio
+import ctypes
 import http.client
 import signal
 import sys
@@ -18,6 +19,9 @@ _FLAGS = {
     "--log-level": "warn",
 }
 _READY_INTERVAL = 0.2
+#: Loaded here and not between fork and exec, where little is allowed.
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def command(listen: str, workers: Sequence[str], tokenizer: Path, more: Sequence[str]) -> list[str]:
@@ -47,7 +51,10 @@ class Gateway:
     async def start(cls, arguments: Sequence[str]) -> "Gateway":
         """Starts the process."""
         # A session of its own keeps a terminal's Ctrl-C from it: it gets each signal once, from here.
-        return cls(await asyncio.create_subprocess_exec(*arguments, start_new_session=True))
+        process = await asyncio.create_subprocess_exec(
+            *arguments, start_new_session=True, preexec_fn=_end_with_parent
+        )
+        return cls(process)
 
     async def wait(self) -> int:
         """Waits for its end and returns its exit code as a shell has it. Ends it when cancelled."""
@@ -64,6 +71,12 @@ class Gateway:
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGKILL if self._signalled else number)
         self._signalled = True
+
+
+def _end_with_parent() -> None:
+    """Lets Linux end the process should this one be killed, so that no gateway is left unsupervised."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def ready(listen: str) -> None:

@@ -177,9 +177,7 @@ def test_no_question_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize(
-    ("flag", "said"), [("--version", "mistralchat 0."), ("--help", "serve  run the server")]
-)
+@pytest.mark.parametrize(("flag", "said"), [("--version", "mistralchat 0."), ("--help", "run the server")])
 def test_about(flag: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([flag])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 
 import pytest
@@ -167,6 +168,18 @@ def test_one_step_tells_of_all_requests(start: Start) -> None:
     engine.until(note)
     assert seen == {1, 2, 3}
     assert together > 1
+
+
+def test_a_step_waits_a_little_for_tokens_and_no_longer(start: Start) -> None:
+    engine = start()
+    engine.submit(max_new_tokens=100_000)
+    engine.until(lambda result: result.outputs)
+    engine.llm.die(None)
+    engine.until(lambda result: not result.outputs)
+    since = time.monotonic()
+    for _ in range(10):
+        assert not engine.executor.step().outputs
+    assert 0.03 < time.monotonic() - since < 1
 
 
 def test_a_step_without_requests_returns_soon(start: Start) -> None:

@@ -47,6 +47,24 @@ def test_ignored_bad_words_keep_it_from_starting(start: Start) -> None:
         start(IGNORES="guided")
 
 
+@pytest.mark.parametrize(
+    ("field", "missing"),
+    [
+        ("temperature", {"temperature", "seed"}),
+        ("seed", {"seed"}),
+        ("top_k", {"top_k"}),
+        ("top_p", {"top_p"}),
+        ("min_p", {"min_p"}),
+        ("min_tokens", {"min_tokens"}),
+        ("logprobs", {"logprobs", "top_logprobs"}),
+        ("presence_penalty", {"presence_penalty"}),
+        ("frequency_penalty", {"frequency_penalty"}),
+    ],
+)
+def test_whatever_is_ignored_is_found(start: Start, field: str, missing: set[str]) -> None:
+    assert set(start(IGNORES=field).executor.describe().unsupported) == missing
+
+
 def test_penalties_that_a_version_ignores_in_every_mode(start: Start) -> None:
     with pytest.raises(StartError, match="repetition_penalty"):
         start(version="1.4.0rc1", IGNORES="penalties")

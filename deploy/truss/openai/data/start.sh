@@ -11,9 +11,17 @@ worker=127.0.0.1:${GRPC_PORT:-50051}
 
 mistralchat serve --listen "$worker" "$@" &
 mistralchat gateway --worker "$worker" --listen "0.0.0.0:${HTTP_PORT:-8000}" &
-trap 'kill $(jobs -p) 2>/dev/null' TERM INT
+stopping=
+trap 'stopping=yes; kill $(jobs -p) 2>/dev/null' TERM INT
 wait -n
 code=$?
+if [[ -n $stopping ]]; then
+  wait
+  exit 0
+fi
+# What is left serves nobody: the second signal ends it without draining.
+kill $(jobs -p) 2>/dev/null
+sleep 1
 kill $(jobs -p) 2>/dev/null
 wait
 exit "$code"

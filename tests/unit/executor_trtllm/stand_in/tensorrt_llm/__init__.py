@@ -4,8 +4,8 @@ Written from the library's public sources: the same names and keyword arguments,
 other, and what is known of the difference between 1.2 and 1.3. It proves that the executor speaks to
 the library as the sources say, and nothing about the engine.
 
-The environment sets what it plays: STAND_IN_VERSION, and in STAND_IN_IGNORES any of `penalties` and
-`guided`, which it then accepts and ignores.
+The environment sets what it plays: STAND_IN_VERSION, and in STAND_IN_IGNORES what it accepts and
+ignores: `penalties`, `guided`, or fields of SamplingParams.
 """
 
 import os

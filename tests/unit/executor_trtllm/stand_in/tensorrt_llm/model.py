@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from .errors import RequestError
 from .sampling_params import GuidedDecodingParams, SamplingParams
 
 IGNORED = frozenset(filter(None, os.environ.get("STAND_IN_IGNORES", "").split(",")))
+
+#: What a field counts as where it is ignored.
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(SamplingParams)}
+_DEFAULTS |= {"temperature": 0.0, "top_p": 1.0}
+_shared_random = np.random.default_rng(0)
 
 
 class StandInTokenizer:
@@ -44,9 +50,10 @@ class Sequence:
         self.logprobs: list[dict[int, float]] = []
         self.score = 0.0
         self._tokenizer = tokenizer
-        self._params = params
+        ignored = [name for name in IGNORED & _DEFAULTS.keys() if getattr(params, name) is not None]
+        self._params = replace(params, **{name: _DEFAULTS[name] for name in ignored})
         self._penalties = penalties
-        self._random = np.random.default_rng(params.seed or 0)
+        self._random = _shared_random if "seed" in IGNORED else np.random.default_rng(params.seed or 0)
         self._guide = None if "guided" in IGNORED else guide(params.guided_decoding)
 
     @property
