@@ -69,12 +69,13 @@ class Command:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
     """Starts the command; whatever is left of it ends with the test."""
     commands: list[Command] = []
 
     def start(*arguments: str, **environment: str) -> Command:
-        commands.append(Command(tmp_path, *arguments, **environment))
+        # A short name: the path of a socket is bounded to some hundred characters.
+        commands.append(Command(tmp_path_factory.mktemp("c"), *arguments, **environment))
         return commands[-1]
 
     yield start
@@ -82,6 +83,15 @@ def run(tmp_path: Path) -> Iterator[Callable[..., Command]]:
         if command.process.poll() is None:
             command.process.kill()
             command.process.wait()
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_told(
+    run: Callable[..., Command], tmp_path: Path
+) -> None:
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    _assert_one_sentence(run(*_REPLAY, TMPDIR=str(folder)), 1, "TMPDIR", str(folder))
+    assert list(folder.iterdir()) == []
 
 
 def test_a_signal_lets_a_running_answer_finish(run: Callable[..., Command]) -> None:

@@ -75,7 +75,13 @@ class ExecutorClient:
         self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
         self._socket.set_hwm(0)
         self._socket.linger = 0
-        self._socket.bind(endpoint)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise StartError(
+                f"No socket can be made in {self._folder} ({error.strerror}): "
+                "set TMPDIR to a folder with a short path that can be written to."
+            ) from error
         # A session of its own keeps a terminal's Ctrl-C from it: the front end decides when it ends.
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
