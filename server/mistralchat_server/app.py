@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -101,6 +102,9 @@ class App:
     async def _serve(self) -> None:
         started = time.monotonic()
         model, tokenizer, executor = await self._load()
+        # What was loaded stays: the collector need not look through it again and again while tokens flow.
+        gc.collect()
+        gc.freeze()
         name = self._settings.model_name or self._default_name(model)
         attempts = 0
         while True:
