@@ -42,7 +42,8 @@ chat: $(VENV)/.installed  ## talk to the server that `make serve` has started
 gateway: $(VENV)/.installed  ## offer OpenAI's API in front of the server that `make serve` has started
 	$(BIN)/mistralchat gateway --worker 127.0.0.1:50051 $(ARGS)
 
-test: lint $(TRUSS)/.installed $(NPM)/.installed  ## all checks and tests
+test: $(VENV)/.installed  ## all checks and tests
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync lint $(TRUSS)/.installed $(NPM)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-gpu:  ## with a GPU and TensorRT-LLM (PYTHON is theirs): proof, conformance, benchmark, one report; ENGINE=NAME
