@@ -74,3 +74,27 @@ def test_the_service_has_its_three_calls() -> None:
         "CountTokens": False,
     }
     assert not any(method.client_streaming for method in service.methods)
+
+
+_LOAD = """
+import sys
+import google.protobuf
+sys.path.insert(0, sys.argv[1])
+import chat_pb2
+message = chat_pb2.ChatRequest(max_tokens=5, messages=[chat_pb2.Message(content="Hello")])
+assert chat_pb2.ChatRequest.FromString(message.SerializeToString()) == message
+print(google.protobuf.__version__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("python", "generation"),
+    [(Path(sys.executable), "6."), (_ROOT / ".cache" / "truss" / "bin" / "python", "7.")],
+    ids=["6", "7"],
+)
+def test_the_generated_code_loads_on_both_generations_of_protobuf(python: Path, generation: str) -> None:
+    if not python.exists():
+        pytest.skip("the environment of truss, which has protobuf 7, is made by `make test`")
+    command = [str(python), "-c", _LOAD, str(_GENERATED)]
+    loaded = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert loaded.stdout.startswith(generation)
