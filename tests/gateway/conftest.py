@@ -34,6 +34,9 @@ def _start(log: Path, *arguments: str) -> subprocess.Popen[bytes]:
     environment = {
         name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")
     } | {"HF_HUB_OFFLINE": "1"}
+    if arguments[0] == "gateway":
+        # One that is killed leaves its folder behind. A server could make no socket in so long a path.
+        environment["TMPDIR"] = str(log.parent)
     with log.open("wb") as file:
         return subprocess.Popen(
             [sys.executable, "-c", _COMMAND, *arguments], stdout=file, stderr=file, env=environment
