@@ -167,8 +167,10 @@ class OpenVINOExecutor:
         """Moves requests that wait for their constraint on, oldest first."""
         if self._compilation is not None and self._compilation.finished:
             if self._compilation.failed:
-                # Rehearsed well and yet failed: nothing of that kind should reach the real pipeline.
-                self._fail_first(result, FailureKind.INTERNAL, "the constraint could not be compiled")
+                # Rehearsed well and yet failed: nothing of that kind should reach the real pipeline. Whoever
+                # asked for it may have left meanwhile.
+                if self._constrained[0].constraint == self._compilation.constraint:
+                    self._fail_first(result, FailureKind.INTERNAL, "the constraint could not be compiled")
                 self._scratch = ScratchPipeline(self._pipeline.get_tokenizer(), self._files.vocab_size)
             else:
                 self._ready.add(self._compilation.constraint)

@@ -68,10 +68,7 @@ class Rehearsal:
             self._start()
             return Verdict.UNKNOWN
         if self._ready and self._asked is None:
-            self._asked = constraint
-            # It runs at the lowest priority: on a busy machine its clock is slower than the wall's.
-            self._deadline = time.monotonic() + _PATIENCE * self._max_seconds
-            self._pipe.send(constraint)
+            self._ask(constraint)
         return None
 
     def close(self) -> None:
@@ -89,6 +86,18 @@ class Rehearsal:
         self._process.start()
         theirs.close()
         self._ready = self._dead = False
+
+    def _ask(self, constraint: Constraint) -> None:
+        try:
+            self._pipe.send(constraint)
+        except OSError:
+            # It ended while nobody asked anything.
+            self.close()
+            self._start()
+            return
+        self._asked = constraint
+        # It runs at the lowest priority: on a busy machine its clock is slower than the wall's.
+        self._deadline = time.monotonic() + _PATIENCE * self._max_seconds
 
     def _listen(self) -> None:
         try:

@@ -1,10 +1,9 @@
 """Translates constraints into TensorRT-LLM's guided decoding."""
 
-import json
-
 from tensorrt_llm.llmapi import GuidedDecodingParams
 
 from ..messages import Constraint, ConstraintKind
+from ..structural_tag import excluded_strings
 
 
 def guided_decoding(constraint: Constraint) -> GuidedDecodingParams:
@@ -12,9 +11,7 @@ def guided_decoding(constraint: Constraint) -> GuidedDecodingParams:
     match constraint.kind:
         case ConstraintKind.EXCLUDED_STRINGS:
             # `bad` of SamplingParams bans token sequences, which leaves other ways to spell the string.
-            any_text = {"type": "any_text", "excludes": list(constraint.sources)}
-            tag = {"type": "structural_tag", "format": any_text}
-            return GuidedDecodingParams(structural_tag=json.dumps(tag))
+            return GuidedDecodingParams(structural_tag=excluded_strings(constraint))
         case ConstraintKind.JSON_SCHEMA:
             return GuidedDecodingParams(json=constraint.sources[0])
         case ConstraintKind.REGEX:
