@@ -65,7 +65,12 @@ class Server:
     @property
     def executor(self) -> ExecutorClient:
         assert self.app.executor is not None
-        return self.app.executor
+        return self.app.executor.client
+
+    @property
+    def executor_pid(self) -> int:
+        assert self.app.executor is not None
+        return self.app.executor.pid
 
     @property
     def serving(self) -> bool:

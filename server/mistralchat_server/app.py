@@ -17,7 +17,7 @@ from smg_grpc_proto.generated import trtllm_service_pb2_grpc
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 from . import model_files
-from .executor.client import ExecutorClient
+from .executor.child import ExecutorProcess
 from .executor.seam import StartError
 from .rpc import reflection
 from .rpc.admission import Admission
@@ -55,14 +55,14 @@ class App:
         self._admission = Admission(settings.max_open_calls)
         self._chat = ChatService(self._admission)
         self._trtllm = trtllm.TrtllmService(self._chat, self._admission)
-        self._executor: ExecutorClient | None = None
+        self._executor: ExecutorProcess | None = None
         self._stopping = asyncio.Event()
         #: The port that is listened on.
         self.port = 0
 
     @property
-    def executor(self) -> ExecutorClient | None:
-        """The executor that runs at present."""
+    def executor(self) -> ExecutorProcess | None:
+        """The executor process that runs at present."""
         return self._executor
 
     async def start(self) -> None:
@@ -109,11 +109,11 @@ class App:
         attempts = 0
         while True:
             self._trtllm.open(name, model)
-            self._chat.open(name, tokenizer, executor)
+            self._chat.open(name, tokenizer, executor.client)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
             log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
-            how = await executor.gone()
+            how = await executor.client.gone()
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             await executor.close()
             attempts = 0 if time.monotonic() - since > _WELL else attempts
@@ -127,7 +127,7 @@ class App:
         given = Path(self._settings.model)
         return (given if not given.exists() else model).name.removesuffix(".gguf")
 
-    async def _load(self) -> tuple[Path | None, ChatTokenizer, ExecutorClient]:
+    async def _load(self) -> tuple[Path | None, ChatTokenizer, ExecutorProcess]:
         """Finds the model, then loads its tokenizer here while the executor process loads the rest."""
         model = self._settings.model
         path = None if model is None else await asyncio.to_thread(model_files.find, model)
@@ -140,8 +140,8 @@ class App:
             raise StartError(str(error)) from error
         return path, tokenizer, await starting
 
-    async def _start_executor(self, model: Path | None) -> ExecutorClient:
-        executor = ExecutorClient(self._settings.executor_settings(model))
+    async def _start_executor(self, model: Path | None) -> ExecutorProcess:
+        executor = ExecutorProcess(self._settings.executor_settings(model))
         try:
             await executor.start()
         except BaseException:
@@ -150,7 +150,7 @@ class App:
         self._executor = executor
         return executor
 
-    async def _restart(self, model: Path | None, how: str, attempts: int) -> tuple[ExecutorClient, int]:
+    async def _restart(self, model: Path | None, how: str, attempts: int) -> tuple[ExecutorProcess, int]:
         while attempts < len(_BACK_OFF):
             log.error("the executor ended with %s; starting it again in %.1f s", how, _BACK_OFF[attempts])
             await asyncio.sleep(_BACK_OFF[attempts])

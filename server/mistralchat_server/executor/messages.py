@@ -1,6 +1,8 @@
 """What crosses the boundary between the front end and the executor process: token ids, never text."""
 
+from collections.abc import Iterator
 from enum import IntEnum
+from itertools import count
 
 import msgspec
 
@@ -49,6 +51,7 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class Request(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """One generation. The front end has checked every range; the executor refuses what it cannot honour."""
 
+    #: One of `request_ids`.
     id: int
     prompt_token_ids: list[int]
     max_new_tokens: int
@@ -80,7 +83,33 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Free the engine and end. What is still open then ends without a word."""
 
 
-Command = Request | Cancel | Close
+class Attach(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Another front end awaits `Ready` at `endpoint`, and then what concerns its requests."""
+
+    number: int
+    endpoint: str
+
+
+class Detach(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """That front end has ended; its requests are cancelled."""
+
+    number: int
+
+
+Command = Request | Cancel | Close | Attach | Detach
+
+#: Requests that one front end can make in its life.
+_MOST_REQUESTS = 1 << 40
+
+
+def front_end_of(request_id: int) -> int:
+    """The number of the front end that a request came from; 0 is the one that started the process."""
+    return request_id // _MOST_REQUESTS
+
+
+def request_ids(front_end: int) -> Iterator[int]:
+    """All ids that a front end may give to its requests."""
+    return count(front_end * _MOST_REQUESTS + 1)
 
 
 class Output(msgspec.Struct, array_like=True):

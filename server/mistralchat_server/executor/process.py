@@ -10,12 +10,9 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterable
 
-import zmq
-
+from .front_ends import FrontEnds
 from .loop import ExecutorLoop
-from .messages import Command, Event, Ready, StartFailed, command_decoder, event_encoder
 from .orders import ExecutorSettings, Orders
 from .replay import ReplayExecutor
 from .seam import EngineDiedError, Executor, StartError
@@ -23,8 +20,6 @@ from .seam import EngineDiedError, Executor, StartError
 log = logging.getLogger(__name__)
 
 _STDIN = 0
-#: Iterations that may wait for the front end before the engine waits for it.
-_HIGH_WATER = 1_000
 
 
 def load(settings: ExecutorSettings) -> Executor:
@@ -48,33 +43,6 @@ def load(settings: ExecutorSettings) -> Executor:
             if settings.model is None:
                 raise StartError("The TensorRT-LLM executor needs a checkpoint: give --model or --engine.")
             return start(settings.model, settings.trtllm)
-
-
-class _FrontEnd:
-    """The socket to the front end."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
-        self._socket.connect(endpoint)
-
-    def receive(self, wait: bool) -> Iterable[Command]:
-        if wait:
-            yield command_decoder.decode(self._socket.recv())
-        try:
-            while True:
-                yield command_decoder.decode(self._socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            return
-
-    def publish(self, event: Event) -> None:
-        self._socket.send(event_encoder.encode(event))
-
-    def close(self) -> None:
-        """Returns once everything that was published is on its way."""
-        self._socket.close()
-        zmq.Context.instance().term()
 
 
 def _leave_with_front_end(folder: str) -> None:
@@ -102,16 +70,15 @@ def main() -> int:
     threading.Thread(
         target=_leave_with_front_end, args=(folder,), name="front-end-watch", daemon=True
     ).start()
-    front_end = _FrontEnd(orders.endpoint)
+    front_ends = FrontEnds(orders.endpoint)
     try:
         executor = load(orders.settings)
     except StartError as error:
-        front_end.publish(StartFailed(str(error)))
-        front_end.close()
+        front_ends.start_failed(str(error))
         return 1
-    front_end.publish(Ready(executor.describe()))
+    front_ends.ready(executor.describe())
     try:
-        ExecutorLoop(executor, front_end.receive, front_end.publish).run()
+        ExecutorLoop(executor, front_ends.receive, front_ends.publish).run()
     except EngineDiedError as error:
         log.error("what the engine says of it", exc_info=error.__cause__)
         log.critical("%s", error)
