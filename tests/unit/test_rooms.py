@@ -110,7 +110,7 @@ def test_a_library_stays_in_its_room(library: str, room: str) -> None:
 
 def test_the_parser_of_imports_sees_them_all() -> None:
     seen = {(path.relative_to(_SERVER).as_posix(), module) for path, module in _IMPORTS}
-    assert ("app.py", "executor.client.ExecutorClient") in seen
+    assert ("app.py", "executor.child.ExecutorProcess") in seen
     assert ("rpc/chat.py", "rpc.rules") in seen
     assert ("executor/front_ends.py", "zmq") in seen
     # Inside a function.

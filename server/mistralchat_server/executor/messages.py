@@ -136,17 +136,25 @@ class Output(msgspec.Struct, array_like=True):
         self.finish_reason = later.finish_reason
         self.last = later.last
 
-    def split_off(self, count: int) -> "Output":
-        """Takes the first `count` tokens out of this output; the end stays with the rest."""
-        first = Output(
+    def pieces(self, most: int) -> Iterator["Output"]:
+        """The same in outputs of at most so many tokens; what it ends with is in the last."""
+        end = len(self.token_ids)
+        for start in range(0, end - most, most):
+            yield self._part(start, start + most)
+        rest = self._part((end - 1) // most * most, end)
+        rest.finish_reason = self.finish_reason
+        rest.last = self.last
+        rest.cached_prompt_tokens = self.cached_prompt_tokens
+        yield rest
+
+    def _part(self, start: int, end: int) -> "Output":
+        return Output(
             self.request_id,
-            self.token_ids[:count],
-            logprobs=self.logprobs[:count],
-            top_logprobs=self.top_logprobs[:count],
-            beam_index=self.beam_index,
+            self.token_ids[start:end],
+            self.logprobs[start:end],
+            self.top_logprobs[start:end],
+            self.beam_index,
         )
-        del self.token_ids[:count], self.logprobs[:count], self.top_logprobs[:count]
-        return first
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
