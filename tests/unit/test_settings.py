@@ -42,13 +42,13 @@ def test_defaults_fill_the_rest() -> None:
     settings = Settings.from_command_line(_REPLAY)
     assert settings.listen == "127.0.0.1:50051"
     assert settings.model is None
-    assert settings.reflection
+    assert settings.reflection is None
 
 
 @pytest.mark.parametrize(
-    ("flags", "reflection"), [([], True), (["--reflection"], True), (["--no-reflection"], False)]
+    ("flags", "reflection"), [([], None), (["--reflection"], True), (["--no-reflection"], False)]
 )
-def test_a_switch_is_a_flag(flags: list[str], reflection: bool) -> None:
+def test_a_switch_is_a_flag(flags: list[str], reflection: bool | None) -> None:
     assert Settings.from_command_line([*_REPLAY, *flags]).reflection is reflection
 
 
