@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import zmq
 
+from ..places import places
 from .loop import ExecutorLoop
 from .messages import Command, Event, Ready, StartFailed, command_decoder, event_encoder
 from .orders import ExecutorSettings, Orders
@@ -113,7 +114,7 @@ def main() -> int:
     try:
         ExecutorLoop(executor, front_end.receive, front_end.publish).run()
     except EngineDiedError as error:
-        log.error("what the engine says of it", exc_info=error.__cause__)
+        log.error("the engine died: %s", places(error))
         log.critical("%s", error)
         # What is left of an engine may hold threads that would keep this process from ending.
         os._exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from ..places import places
 from .errors import CallError, internal, malformed
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,6 @@ async def _abort(context: "Context", method: str, error: Exception) -> None:
         raise error
     if not isinstance(error, CallError):
         request_id = uuid.uuid4().hex
-        log.error("%s failed as %s", method, request_id, exc_info=error)
+        log.error("%s failed as %s: %s", method, request_id, places(error))
         error = internal(request_id)
     await context.abort(error.code, str(error), error.trailing_metadata())

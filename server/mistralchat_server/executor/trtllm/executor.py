@@ -268,8 +268,8 @@ def _llm_arguments(model: Path, options: TensorRTLLMOptions) -> dict[str, Any]:
 
 
 def _rejected(request: Request, error: Exception) -> RequestError:
-    """What a caller may read of a rejection; the engine's own words go to the log."""
-    log.warning("the engine rejected request %d: %s", request.id, _first_line(error))
+    """What a caller may read of a rejection. The engine's own words may quote the request."""
+    log.warning("the engine rejected request %d: %s", request.id, places(error))
     if request.constraint is not None:
         parameter = CONSTRAINT_PARAMETER[request.constraint.kind]
         return RequestError(FailureKind.INVALID, "the engine cannot compile it", parameter)
