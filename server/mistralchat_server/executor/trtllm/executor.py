@@ -14,6 +14,7 @@ from packaging.version import Version
 from tensorrt_llm.llmapi import CudaGraphConfig, KvCacheConfig
 from tensorrt_llm.llmapi import RequestError as Rejection
 
+from ...places import places
 from ..messages import CONSTRAINT_PARAMETER, Description, FailureKind, Output, Request
 from ..seam import EngineDiedError, RequestError, StartError, StepResult
 from .checkpoint import Checkpoint
