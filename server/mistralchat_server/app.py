@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from smg_grpc_proto.generated import trtllm_service_pb2_grpc
 
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
@@ -19,10 +19,9 @@ from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 from . import model_files
 from .executor.child import ExecutorProcess
 from .executor.seam import StartError
-from .rpc import reflection
+from .listeners import Listeners, Service
 from .rpc.admission import Admission
 from .rpc.chat import ChatService
-from .rpc.faults import FaultInterceptor
 from .rpc.trtllm import service as trtllm
 from .settings import Settings
 from .text.byte_tokenizer import byte_tokenizer
@@ -37,12 +36,6 @@ _BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 _WELL = 60.0
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
-#: Clients ping idle connections, so that a NAT or a mesh does not forget them; they must be allowed to.
-_CHANNEL_OPTIONS = (
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.so_reuseport", 0),
-)
 
 
 class App:
@@ -50,15 +43,24 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._server = grpc.aio.server(interceptors=[FaultInterceptor()], options=_CHANNEL_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._admission = Admission(settings.max_open_calls)
         self._chat = ChatService(self._admission)
         self._trtllm = trtllm.TrtllmService(self._chat, self._admission)
         self._executor: ExecutorProcess | None = None
         self._stopping = asyncio.Event()
-        #: The port that is listened on.
-        self.port = 0
+        self._listeners: Listeners | None = None
+
+    @property
+    def addresses(self) -> list[str]:
+        """What is listened on: for callers, then, if that is apart, for the gateway."""
+        return [] if self._listeners is None else self._listeners.addresses
+
+    @property
+    def port(self) -> int:
+        """Of the address for callers; 0 for a socket."""
+        port = self.addresses[0].rpartition(":")[2]
+        return int(port) if port.isdigit() else 0
 
     @property
     def executor(self) -> ExecutorProcess | None:
@@ -67,19 +69,17 @@ class App:
 
     async def start(self) -> None:
         """Begins to listen; every call is answered with UNAVAILABLE as yet. Raises `StartError`."""
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(self._chat, self._server)
-        trtllm_service_pb2_grpc.add_TrtllmServiceServicer_to_server(self._trtllm, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if self._settings.reflection:
-            reflection.enable((*_SERVICES, health.SERVICE_NAME), self._server)
+        chat, tokens = _SERVICES
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        try:
-            self.port = self._server.add_insecure_port(self._settings.listen)
-        except RuntimeError as error:
-            raise StartError(
-                f"Cannot listen on {self._settings.listen}: is another program there?"
-            ) from error
-        await self._server.start()
+        self._listeners = Listeners(
+            self._settings,
+            Service(chat, partial(chat_pb2_grpc.add_ChatServiceServicer_to_server, self._chat)),
+            Service(
+                tokens, partial(trtllm_service_pb2_grpc.add_TrtllmServiceServicer_to_server, self._trtllm)
+            ),
+            self._health,
+        )
+        await self._listeners.start()
 
     async def run(self) -> None:
         """Loads the model and serves until `stop` is called. Raises `StartError`."""
@@ -170,7 +170,8 @@ class App:
             await asyncio.wait_for(self._admission.idle(), self._settings.grace_seconds)
         if self._executor is not None:
             await self._executor.close()
-        await self._server.stop(_FAREWELL)
+        if self._listeners is not None:
+            await self._listeners.stop(_FAREWELL)
 
     async def _set_health(self, status: int) -> None:
         for service in ("", *_SERVICES):
@@ -204,8 +205,7 @@ async def _main(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     await app.start()
-    host = settings.listen.rpartition(":")[0]
-    log.info("listening on %s:%d; loading the model", host, app.port)
+    log.info("listening on %s; loading the model", " and ".join(app.addresses))
     await app.run()
     return 0
 

@@ -227,6 +227,25 @@ def test_a_directory_without_the_engines_format_is_told(
     _assert_one_sentence(command, 1, "openvino_model.xml")
 
 
+def test_an_address_for_others_without_protection_is_refused(run: Callable[..., Command]) -> None:
+    command = run("--executor", "replay", "--listen", "0.0.0.0:0")
+    _assert_one_sentence(command, 1, "0.0.0.0:0", "no TLS and no credentials", "--keys", "--insecure-listen")
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--tls.certificate", "none.pem", "--tls.private-key", "none.key"], "none.pem"),
+        (["--keys", "none"], "none"),
+        (["--jwt.jwks", "none.json", "--jwt.issuer", "i", "--jwt.audience", "a"], "none.json"),
+    ],
+)
+def test_security_files_that_are_not_there_are_told(
+    run: Callable[..., Command], flags: list[str], names: str
+) -> None:
+    _assert_one_sentence(run(*_REPLAY, *flags), 1, f"Cannot read {names}: No such file")
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "parts"),
     [

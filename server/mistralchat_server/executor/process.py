@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 
+from ..places import places
 from .front_ends import FrontEnds
 from .loop import ExecutorLoop
 from .orders import ExecutorSettings, Orders
@@ -80,7 +81,7 @@ def main() -> int:
     try:
         ExecutorLoop(executor, front_ends.receive, front_ends.publish).run()
     except EngineDiedError as error:
-        log.error("what the engine says of it", exc_info=error.__cause__)
+        log.error("the engine died: %s", places(error))
         log.critical("%s", error)
         # What is left of an engine may hold threads that would keep this process from ending.
         os._exit(1)
