@@ -14,12 +14,13 @@ _SERVER = Path(mistralchat_server.__file__).parent
 #: What a room must not know, not even through others.
 _MUST_NOT_KNOW = {
     "rpc": {"app", "settings", "gateway"},
-    "text": {"executor", "rpc", "app", "settings", "gateway"},
-    "executor": {"text", "rpc", "app", "settings", "gateway"},
+    "text": {"admission", "executor", "rpc", "app", "settings", "gateway"},
+    "executor": {"admission", "text", "rpc", "app", "settings", "gateway"},
+    "admission": {"text", "executor", "rpc", "app", "settings", "gateway"},
 }
 #: All that stands on the front end's side of the executor.
 _CLIENT_SIDE = {"client", "messages", "stream", "seam"}
-#: Of those three rooms, the one that may use a library.
+#: Of those rooms, the one that may use a library.
 _LIBRARIES = {
     "grpc": "rpc",
     "zmq": "executor",

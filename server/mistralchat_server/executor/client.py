@@ -32,6 +32,8 @@ from .stream import ExecutorGoneError, GenerationError, TokenStream
 
 #: Seconds that an executor process may take to end when asked to.
 _CLOSE_SECONDS = 5.0
+#: Iterations handed out before the readers of their tokens get to run; it may have run far ahead of them.
+_ITERATIONS_IN_A_ROW = 64
 
 
 class ExecutorClient:
@@ -169,9 +171,12 @@ class ExecutorClient:
 
     async def _dispatch(self) -> None:
         """Hands every token to its stream. Nothing else loops over the outputs of an iteration."""
-        while True:
+        for number in count(1):
             event = await self._receive()
             assert isinstance(event, Iteration), event
+            if not number % _ITERATIONS_IN_A_ROW:
+                # Receiving what is there already does not give way to anybody by itself.
+                await asyncio.sleep(0)
             self._last_iteration = event
             streams = self._streams
             for request_id, moment in event.started:
