@@ -88,8 +88,8 @@ class Admission:
         self._callers: dict[str, _Caller] = {}
         self._queue: FairQueue[Place] = FairQueue()
         self._queue_tokens = 0
-        # Until something is known, as many may wait as can run.
-        self._pace = Pace(bounds.queue_seconds)
+        # Until something is known, twice as many may wait as can run.
+        self._pace = Pace(bounds.queue_seconds / 2)
         self._quota = Quota(bounds.tokens_per_minute)
         self._refused_at: float | None = None
         self._closed = "the model is still being loaded"
