@@ -91,7 +91,7 @@ class Caller:
 
     async def until_answered(self) -> None:
         """Comes back as often as it is told to."""
-        while (delay := await self.call()) is not None:
+        while (delay := await self.call()) is not None:  # noqa: ASYNC110  (the server names the delay)
             await asyncio.sleep(delay)
 
 
@@ -212,7 +212,7 @@ def main(times: float, seconds: float) -> None:
         print(
             f"{times:g} times the peak, callers {kind} RetryInfo: goodput {figures['goodput']} "
             f"(at least {LEAST_GOODPUT}), first token p50 {figures['first token p50 over peak']}, "
-            f"p99 {figures['first token p99 over peak']} of its value at peak (at most {MOST_FIRST_TOKEN:g}), "
+            f"p99 {figures['first token p99 over peak']} of its value at peak (at most {MOST_FIRST_TOKEN}), "
             f"{figures['refusals/s']} refusals/s"
         )
     print(f"ratio {result['ignore']['goodput']}")
