@@ -17,11 +17,12 @@ from smg_grpc_proto.generated import trtllm_service_pb2_grpc
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 from . import model_files
+from .admission.admission import Admission, Bounds
 from .executor.child import ExecutorProcess
 from .executor.seam import StartError
 from .listeners import Listeners, Service
-from .rpc.admission import Admission
 from .rpc.chat import ChatService
+from .rpc.readers import Readers
 from .rpc.trtllm import service as trtllm
 from .settings import Settings
 from .text.byte_tokenizer import byte_tokenizer
@@ -44,9 +45,10 @@ class App:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._health = health.aio.HealthServicer()
-        self._admission = Admission(settings.max_open_calls)
-        self._chat = ChatService(self._admission)
-        self._trtllm = trtllm.TrtllmService(self._chat, self._admission)
+        self._admission = Admission(_bounds(settings))
+        readers = Readers(settings.reader_timeout_seconds)
+        self._chat = ChatService(self._admission, readers)
+        self._trtllm = trtllm.TrtllmService(self._chat, self._admission, readers)
         self._executor: ExecutorProcess | None = None
         self._stopping = asyncio.Event()
         self._listeners: Listeners | None = None
@@ -66,6 +68,11 @@ class App:
     def executor(self) -> ExecutorProcess | None:
         """The executor process that runs at present."""
         return self._executor
+
+    @property
+    def admission(self) -> Admission:
+        """What runs and waits at present."""
+        return self._admission
 
     async def start(self) -> None:
         """Begins to listen; every call is answered with UNAVAILABLE as yet. Raises `StartError`."""
@@ -110,10 +117,13 @@ class App:
         while True:
             self._trtllm.open(name, model)
             self._chat.open(name, tokenizer, executor.client)
+            if executor.client.description is not None:
+                self._admission.open(executor.client.description.max_batch_size)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
             log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
             how = await executor.client.gone()
+            self._admission.close("the executor has stopped; it may be back soon")
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             await executor.close()
             attempts = 0 if time.monotonic() - since > _WELL else attempts
@@ -162,8 +172,9 @@ class App:
         raise StartError(f"The executor does not keep running (it ended {attempts + 1} times): {how}.")
 
     async def _drain(self) -> None:
-        """Refuses new calls, gives open ones the grace period, ends the rest with UNAVAILABLE."""
+        """Refuses new calls and those that wait, gives running ones the grace period, ends the rest."""
         self._chat.drain()
+        self._admission.close("the server is shutting down")
         await self._health.enter_graceful_shutdown()
         # The server itself is stopped afterwards: it would wait for watchers of the health, too.
         with contextlib.suppress(TimeoutError):
@@ -208,6 +219,17 @@ async def _main(settings: Settings) -> int:
     log.info("listening on %s; loading the model", " and ".join(app.addresses))
     await app.run()
     return 0
+
+
+def _bounds(settings: Settings) -> Bounds:
+    options = settings.admission
+    return Bounds(
+        open_calls=settings.max_open_calls,
+        queue_seconds=options.max_queue_seconds,
+        queue_tokens=options.max_queue_tokens,
+        calls_per_caller=options.max_calls_per_caller,
+        tokens_per_minute=options.tokens_per_minute,
+    )
 
 
 def _load_tokenizer(model: Path | None) -> ChatTokenizer:

@@ -17,6 +17,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from .admission.options import AdmissionOptions
 from .engines import recipe as recipes
 from .executor.openvino.options import OpenVINOOptions
 from .executor.orders import ExecutorName, ExecutorSettings
@@ -76,12 +77,18 @@ class Settings(BaseSettings):
     limits: Limits = Field(Limits(), description="Bounds on connections and messages.")
     max_open_calls: int = Field(1_024, ge=1, description="Calls that run or wait at once; more are refused.")
     grace_seconds: float = Field(30.0, ge=0, description="What open calls are given to end at a shutdown.")
+    reader_timeout_seconds: float = Field(
+        60.0, ge=0, description="A caller that takes nothing for so long loses its stream; 0 is never."
+    )
     reflection: bool | None = Field(
         None,
         description="Whether grpcurl and the like may ask for the contract; default: where only this "
         "machine can.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    admission: AdmissionOptions = Field(
+        AdmissionOptions(), description="Whom the server answers when it is asked for too much."
+    )
     trtllm: TensorRTLLMOptions = Field(
         TensorRTLLMOptions(), description="Settings of the TensorRT-LLM executor."
     )

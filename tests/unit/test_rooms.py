@@ -14,9 +14,10 @@ _SERVER = Path(mistralchat_server.__file__).parent
 #: What a room must not know, not even through others.
 _MUST_NOT_KNOW = {
     "rpc": {"app", "listeners", "settings", "gateway"},
-    "text": {"executor", "rpc", "security", "app", "listeners", "settings", "gateway"},
-    "executor": {"text", "rpc", "security", "app", "listeners", "settings", "gateway"},
-    "security": {"text", "rpc", "executor", "app", "listeners", "settings", "gateway"},
+    "text": {"admission", "executor", "rpc", "security", "app", "listeners", "settings", "gateway"},
+    "executor": {"admission", "text", "rpc", "security", "app", "listeners", "settings", "gateway"},
+    "admission": {"text", "executor", "rpc", "security", "app", "listeners", "settings", "gateway"},
+    "security": {"admission", "text", "rpc", "executor", "app", "listeners", "settings", "gateway"},
 }
 #: All that stands on the front end's side of the executor.
 _CLIENT_SIDE = {"client", "messages", "stream", "seam"}

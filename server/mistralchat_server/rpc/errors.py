@@ -104,6 +104,17 @@ def unavailable(message: str, retry_after: float) -> CallError:
     return CallError(grpc.StatusCode.UNAVAILABLE, message, _retry(retry_after))
 
 
+def stalled(seconds: float) -> CallError:
+    """ABORTED for a stream whose reader has taken nothing for so long.
+
+    Not DEADLINE_EXCEEDED or CANCELLED, which are the caller's own doing, nor a status that generic clients
+    answer by calling again.
+    """
+    info = error_details_pb2.ErrorInfo(reason="READER_STALLED", domain=_DOMAIN)
+    message = f"the stream was given up: nothing was read from it for {seconds:g} s"
+    return CallError(grpc.StatusCode.ABORTED, message, info)
+
+
 def internal(request_id: str) -> CallError:
     """INTERNAL, with nothing of the inside but an id that the logs know."""
     return CallError(

@@ -1,9 +1,8 @@
 """Ends every failed call with its status, and a fault of the server without telling about its inside."""
 
-import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -69,14 +68,13 @@ def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], A
 
 
 def _streaming(behavior: Any, method: str, proof: "Proof | None") -> Any:
-    async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
+    async def stream(request: Any, context: "Context") -> None:
         try:
             if proof is not None:
                 proof(context, method)
             if request is _MALFORMED:
                 raise malformed()
-            async for message in behavior(request, context):
-                yield message
+            await behavior(request, context)
         except Exception as error:
             await _abort(context, method, error)
 
@@ -98,7 +96,8 @@ def _single(behavior: Any, method: str, proof: "Proof | None") -> Any:
 
 
 async def _abort(context: "Context", method: str, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
+    if isinstance(error, grpc.aio.BaseError):
+        # The call is over already: it was aborted, or its caller left in the middle of a write.
         raise error
     if not isinstance(error, CallError):
         request_id = uuid.uuid4().hex
