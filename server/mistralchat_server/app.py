@@ -19,6 +19,7 @@ from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 from . import model_files
 from .executor.client import ExecutorClient
 from .executor.seam import StartError
+from .executor.suspects import Suspects
 from .rpc import reflection
 from .rpc.admission import Admission
 from .rpc.chat import ChatService
@@ -56,6 +57,9 @@ class App:
         self._chat = ChatService(self._admission)
         self._trtllm = trtllm.TrtllmService(self._chat, self._admission)
         self._executor: ExecutorClient | None = None
+        self._suspects = Suspects()
+        #: Seconds that the executor took to start, the last time.
+        self._start_seconds = 0.0
         self._stopping = asyncio.Event()
         #: The port that is listened on.
         self.port = 0
@@ -110,6 +114,7 @@ class App:
         while True:
             self._trtllm.open(name, model)
             self._chat.open(name, tokenizer, executor)
+            self._chat.outage.over(_BACK_OFF[min(attempts, len(_BACK_OFF) - 1)] + self._start_seconds)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
             log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
@@ -141,25 +146,35 @@ class App:
         return path, tokenizer, await starting
 
     async def _start_executor(self, model: Path | None) -> ExecutorClient:
-        executor = ExecutorClient(self._settings.executor_settings(model))
+        executor = ExecutorClient(
+            self._settings.executor_settings(model),
+            step_timeout=self._settings.step_timeout_seconds,
+            suspects=self._suspects,
+        )
+        began = time.monotonic()
         try:
             await executor.start()
         except BaseException:
             await executor.close()
             raise
+        self._start_seconds = time.monotonic() - began
         self._executor = executor
         return executor
 
     async def _restart(self, model: Path | None, how: str, attempts: int) -> tuple[ExecutorClient, int]:
         while attempts < len(_BACK_OFF):
             log.error("the executor ended with %s; starting it again in %.1f s", how, _BACK_OFF[attempts])
+            self._chat.outage.lasts(_BACK_OFF[attempts] + self._start_seconds)
             await asyncio.sleep(_BACK_OFF[attempts])
             attempts += 1
             try:
                 return await self._start_executor(model), attempts
             except StartError as error:
                 how = f"the message: {error}"
-        raise StartError(f"The executor does not keep running (it ended {attempts + 1} times): {how}.")
+        raise StartError(
+            f"The executor does not keep running: it ended {attempts + 1} times in a row, last with {how}. "
+            "See what it said itself, above."
+        )
 
     async def _drain(self) -> None:
         """Refuses new calls, gives open ones the grace period, ends the rest with UNAVAILABLE."""

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     listen: str = Field("127.0.0.1:50051", description="HOST:PORT; port 0 takes a free one.")
     max_open_calls: int = Field(1_024, ge=1, description="Calls that run or wait at once; more are refused.")
     grace_seconds: float = Field(30.0, ge=0, description="What open calls are given to end at a shutdown.")
+    step_timeout_seconds: float = Field(
+        120.0,
+        ge=1,
+        description="The longest that one step of the executor may take, such as a piece of a long prompt; "
+        "after that it is killed and started again. Loading the model is not a step.",
+    )
     reflection: bool = Field(True, description="Whether grpcurl and the like may ask for the contract.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
     trtllm: TensorRTLLMOptions = Field(

@@ -1,17 +1,23 @@
 """The front end's side of the executor process: starts it, submits requests, hands out their tokens."""
 
 import asyncio
+import contextlib
+import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import ClassVar
 
 import zmq
 import zmq.asyncio
 
+from . import heartbeat
+from .heartbeat import Heartbeat
 from .messages import (
     Cancel,
     Close,
@@ -29,16 +35,37 @@ from .messages import (
 from .orders import ExecutorSettings, Orders
 from .seam import StartError
 from .stream import ExecutorGoneError, GenerationError, TokenStream
+from .suspects import Suspects
+from .watchdog import Watchdog, end_hung
+
+log = logging.getLogger(__name__)
 
 #: Seconds that an executor process may take to end when asked to.
 _CLOSE_SECONDS = 5.0
+#: Seconds from the loss of its socket within which a process that is ending has ended.
+_LOST_SECONDS = 0.5
 
 
 class ExecutorClient:
-    """One executor process, from its start to its end, and the streams of all open requests."""
+    """One executor process, from its start to its end, and the streams of all open requests.
 
-    def __init__(self, settings: ExecutorSettings) -> None:
+    `step_timeout` in seconds: a process whose loop stands still for longer hangs, and is killed. `suspects`
+    outlives the process.
+    """
+
+    #: What is started; the process's folder is added.
+    command: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "mistralchat_server.executor.process")
+
+    def __init__(
+        self, settings: ExecutorSettings, *, step_timeout: float = 120.0, suspects: Suspects | None = None
+    ) -> None:
         self._settings = settings
+        self._step_timeout = step_timeout
+        self._suspects = suspects or Suspects()
+        self._requests: dict[int, Request] = {}
+        #: Requests whose reader has left, until the executor has gone on without them.
+        self._leaving: list[tuple[Request, TokenStream]] = []
+        self._supervision: asyncio.Task[str] | None = None
         self._streams: dict[int, TokenStream] = {}
         self._ids = count(1)
         self._description: Description | None = None
@@ -82,19 +109,23 @@ class ExecutorClient:
                 f"No socket can be made in {self._folder} ({error.strerror}): "
                 "set TMPDIR to a folder with a short path that can be written to."
             ) from error
-        # A session of its own keeps a terminal's Ctrl-C from it: the front end decides when it ends.
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "mistralchat_server.executor.process",
-            self._folder,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            # What it leaves behind when it is killed is removed with the folder.
-            env={**os.environ, "TMPDIR": self._folder},
-        )
+        memory = heartbeat.create()
+        try:
+            # A session of its own keeps a terminal's Ctrl-C from it: the front end decides when it ends.
+            self._process = await asyncio.create_subprocess_exec(
+                *self.command,
+                self._folder,
+                stdin=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=(memory,),
+                # What it leaves behind when it is killed is removed with the folder.
+                env={**os.environ, "TMPDIR": self._folder},
+            )
+            pulse = Heartbeat(memory)
+        finally:
+            os.close(memory)
         assert self._process.stdin is not None
-        orders = Orders(endpoint=endpoint, settings=self._settings)
+        orders = Orders(endpoint=endpoint, heartbeat=memory, settings=self._settings)
         self._process.stdin.write(orders.model_dump_json().encode() + b"\n")
         first = asyncio.ensure_future(self._receive())
         ended = asyncio.ensure_future(self._process.wait())
@@ -111,30 +142,73 @@ class ExecutorClient:
             ended.cancel()
         self._description = event.description
         self._tasks = [asyncio.create_task(self._dispatch(), name="executor-dispatch")]
+        watchdog = Watchdog(lambda: pulse.beats, self._step_timeout)
+        self._supervision = asyncio.create_task(
+            self._supervise(self._process, watchdog), name="executor-supervision"
+        )
         return event.description
 
     async def gone(self) -> str:
-        """Waits for the process to end and says how it did. All streams have failed then."""
-        assert self._process is not None, "not started"
-        code = await self._process.wait()
-        self._lose_streams()
-        return _exit(code)
+        """Waits for the process to end, or to be ended since it hangs, and says how it did.
+
+        All streams have failed then.
+        """
+        assert self._supervision is not None, "not started"
+        return await asyncio.shield(self._supervision)
+
+    async def _supervise(self, process: asyncio.subprocess.Process, watchdog: Watchdog) -> str:
+        ended = asyncio.create_task(process.wait())
+        hung = asyncio.create_task(watchdog.hung())
+        lost = asyncio.create_task(self._disconnected())
+        try:
+            await asyncio.wait((ended, hung, lost), return_when=asyncio.FIRST_COMPLETED)
+            self._judge_requests()
+            self._lose_streams()
+            if hung.done():
+                log.error("the executor has taken no step for %g s: it is killed", watchdog.silence)
+                await end_hung(process)
+                return f"a kill, since no step came to its end within {self._step_timeout:g} s"
+            # The end of a process is the usual reason for the end of its connection.
+            await asyncio.wait((ended,), timeout=_LOST_SECONDS)
+            if ended.done():
+                return _exit(ended.result())
+            process.kill()
+            await process.wait()
+            return "a kill, since its connection was lost"
+        finally:
+            for task in (ended, hung, lost):
+                task.cancel()
+
+    async def _disconnected(self) -> None:
+        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        await monitor.recv_multipart()
+
+    def _judge_requests(self) -> None:
+        running = [(self._requests[request_id], stream) for request_id, stream in self._streams.items()]
+        for request_id in self._suspects.died(running + self._leaving):
+            log.error("request %d has ended the executor twice: its like are refused for now", request_id)
 
     @asynccontextmanager
     async def generate(self, request: Request) -> AsyncIterator[TokenStream]:
         """Submits a request; leaving the context before its last output cancels it.
 
-        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor.
+        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor, and
+        `GenerationError` for a request that may have ended the one before.
         """
         if self._description is None:
             raise ExecutorGoneError
-        stream = self._streams[request.id] = TokenStream()
+        stream = TokenStream()
+        self._suspects.admit(request, stream)
+        self._streams[request.id] = stream
+        self._requests[request.id] = request
         self._send(request)
         try:
             yield stream
         finally:
             del self._streams[request.id]
+            del self._requests[request.id]
             if not stream.ended:
+                self._leaving.append((request, stream))
                 self._send(Cancel(request.id))
 
     def new_id(self) -> int:
@@ -145,20 +219,28 @@ class ExecutorClient:
         """Ends the process, waiting a few seconds before it is killed. What is still open fails."""
         if self._folder is None:
             return
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.gather(self._supervision, return_exceptions=True)
         # Without a process it was cancelled before there was one.
         if self._process is not None and self._process.returncode is None:
-            self._send(Close())
-            try:
-                await asyncio.wait_for(self._process.wait(), _CLOSE_SECONDS)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+            await self._end(self._process)
         self._lose_streams()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._socket.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        # One that is loading would not listen, and has nothing to finish.
+        if self._description is not None:
+            self._send(Close())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _CLOSE_SECONDS)
+                return
+        process.kill()
+        await process.wait()
 
     def _send(self, command: Command) -> None:
         # The socket has no high-water mark, so this is done at once and needs no awaiting.
@@ -173,6 +255,10 @@ class ExecutorClient:
             event = await self._receive()
             assert isinstance(event, Iteration), event
             self._last_iteration = event
+            if self._leaving:
+                for _, left in self._leaving:
+                    self._suspects.left(left)
+                self._leaving.clear()
             streams = self._streams
             for request_id, moment in event.started:
                 if (stream := streams.get(request_id)) is not None:
@@ -195,4 +281,7 @@ class ExecutorClient:
 
 
 def _exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    by_whom = " (by hand, or for lack of memory: the kernel's log knows)" if code == -signal.SIGKILL else ""
+    return f"signal {-code}{by_whom}"

@@ -37,7 +37,16 @@ class TokenStream:
     what is held is the tokens themselves. Times are in seconds of the monotonic clock.
     """
 
-    __slots__ = ("_failure", "_outputs", "_waiter", "ended", "first_token_at", "last_token_at", "started_at")
+    __slots__ = (
+        "_failure",
+        "_outputs",
+        "_waiter",
+        "ended",
+        "first_token_at",
+        "last_token_at",
+        "started_at",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self._outputs: list[Output] = []
@@ -45,6 +54,8 @@ class TokenStream:
         self._failure: Exception | None = None
         #: All outputs of the request have arrived.
         self.ended = False
+        #: How many have arrived so far, on all beams.
+        self.tokens = 0
         #: The executor took the request up.
         self.started_at: float | None = None
         self.first_token_at: float | None = None
@@ -71,6 +82,7 @@ class TokenStream:
         self.last_token_at = time.monotonic()
         if self.first_token_at is None:
             self.first_token_at = self.last_token_at
+        self.tokens += len(output.token_ids)
         self.ended = output.last
         pending = self._outputs[-1] if self._outputs else None
         if pending is not None and pending.beam_index == output.beam_index:

@@ -19,7 +19,8 @@ from . import rules
 from .admission import Admission
 from .answer import Answer
 from .budget import Budget
-from .errors import CallError, Violation, invalid, unavailable, unsupported
+from .errors import CallError, Violation, harmful, invalid, unavailable, unsupported
+from .outage import Outage
 from .submission import executor_request
 
 _ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
@@ -42,6 +43,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self._tokenizer: ChatTokenizer | None = None
         self._executor: ExecutorClient | None = None
         self._draining = False
+        #: How long there will be no executor.
+        self.outage = Outage()
 
     def open(self, model_name: str, tokenizer: ChatTokenizer, executor: ExecutorClient) -> None:
         """Begins to answer calls."""
@@ -82,7 +85,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             except GenerationError as error:
                 raise failed(error) from error
             except ExecutorGoneError as error:
-                raise stopped() from error
+                raise stopped(self.outage) from error
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: "Context"
@@ -128,7 +131,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         if self._tokenizer is None or self._executor is None:
             raise unavailable("the model is still being loaded", _RETRY_AFTER)
         if self._executor.description is None:
-            raise stopped()
+            raise stopped(self.outage)
         return self._tokenizer, self._executor, self._executor.description
 
 
@@ -158,9 +161,9 @@ async def _prompt(tokenizer: ChatTokenizer, messages: Sequence[pb.Message]) -> l
         raise invalid([Violation("messages", str(refusal))]) from refusal
 
 
-def stopped() -> CallError:
+def stopped(outage: Outage) -> CallError:
     """What a call ends with when there is no executor."""
-    return unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER)
+    return unavailable("the executor has stopped; it may be back soon", outage.retry_after)
 
 
 def failed(error: GenerationError) -> CallError | RuntimeError:
@@ -170,5 +173,9 @@ def failed(error: GenerationError) -> CallError | RuntimeError:
             return invalid([Violation(error.parameter or "messages", str(error))])
         case FailureKind.UNSUPPORTED:
             return unsupported(error.parameter or "a parameter", str(error))
+        case FailureKind.SUSPECT:
+            return unavailable(str(error), _RETRY_AFTER)
+        case FailureKind.HARMFUL:
+            return harmful(str(error))
         case FailureKind.INTERNAL:
             return RuntimeError(str(error))
