@@ -38,6 +38,8 @@ _BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 _WELL = 60.0
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
+#: Seconds in which a stopping server still listens, and refuses calls itself.
+_LAST_CALLS = 0.2
 #: Clients ping idle connections, so that a NAT or a mesh does not forget them; they must be allowed to.
 _CHANNEL_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
@@ -180,11 +182,17 @@ class App:
         """Refuses new calls, gives open ones the grace period, ends the rest with UNAVAILABLE."""
         self._chat.drain()
         await self._health.enter_graceful_shutdown()
-        # The server itself is stopped afterwards: it would wait for watchers of the health, too.
+        # When gRPC stops, calls that have arrived and were not taken up yet would end with CANCELLED.
+        await asyncio.sleep(_LAST_CALLS)
+        # Sends GOAWAY and closes the port. Not awaited, since it waits for watchers of the health, too.
+        stopping = asyncio.create_task(self._server.stop(self._settings.grace_seconds + _FAREWELL))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._admission.idle(), self._settings.grace_seconds)
         if self._executor is not None:
             await self._executor.close()
+        # A second stop would wait for the first.
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
         await self._server.stop(_FAREWELL)
 
     async def _set_health(self, status: int) -> None:
