@@ -122,7 +122,8 @@ def test_a_front_end_that_is_killed_leaves_nothing_behind(run: Callable[..., Com
     command = run(*_REPLAY)
     stream = command.stub().Chat(ask(max_completion_tokens=30_000, min_tokens=30_000), timeout=60)
     next(iter(stream))
-    assert len(command.executors()) == 1
+    # And its guardian.
+    assert len(command.executors()) == 2
     assert len(command.left_behind()) == 1
     command.process.kill()
     command.process.wait()
