@@ -73,8 +73,8 @@ class Admission:
     """Hands the executor's slots to calls, refuses those that would wait too long, and is fair about both.
 
     A free slot goes to the waiting caller that has the fewest, and of several to the one whose last turn
-    was longest ago. Where another call is one too many, it
-    takes the place of the newest one of the caller with the most, unless that is its own.
+    was longest ago. A call that is one too many takes the place of the newest waiting one of the caller with
+    the most open calls, or is refused if none has more than its own caller would have.
 
     A burst may wait for `queue_seconds`. From the first refusal on, until none has been necessary for as
     long, calls wait for a fraction of the time that the executor takes to a first token: a queue that
