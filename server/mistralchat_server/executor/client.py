@@ -65,7 +65,8 @@ class ExecutorClient:
         self._requests: dict[int, Request] = {}
         #: Requests whose reader has left, until the executor has gone on without them.
         self._leaving: list[tuple[Request, TokenStream]] = []
-        self._supervision: asyncio.Task[str] | None = None
+        self._supervision: asyncio.Task[None] | None = None
+        self._hung = False
         self._streams: dict[int, TokenStream] = {}
         self._ids = count(1)
         self._description: Description | None = None
@@ -148,36 +149,23 @@ class ExecutorClient:
         )
         return event.description
 
-    async def gone(self) -> str:
-        """Waits for the process to end, or to be ended since it hangs, and says how it did.
-
-        All streams have failed then.
-        """
+    async def gone(self) -> None:
+        """Waits until the process has ended, hangs or cannot be reached. All streams have failed then."""
         assert self._supervision is not None, "not started"
-        return await asyncio.shield(self._supervision)
+        await asyncio.shield(self._supervision)
 
-    async def _supervise(self, process: asyncio.subprocess.Process, watchdog: Watchdog) -> str:
+    async def _supervise(self, process: asyncio.subprocess.Process, watchdog: Watchdog) -> None:
         ended = asyncio.create_task(process.wait())
         hung = asyncio.create_task(watchdog.hung())
         lost = asyncio.create_task(self._disconnected())
         try:
             await asyncio.wait((ended, hung, lost), return_when=asyncio.FIRST_COMPLETED)
-            self._judge_requests()
-            self._lose_streams()
-            if hung.done():
-                log.error("the executor has taken no step for %g s: it is killed", watchdog.silence)
-                await end_hung(process)
-                return f"a kill, since no step came to its end within {self._step_timeout:g} s"
-            # The end of a process is the usual reason for the end of its connection.
-            await asyncio.wait((ended,), timeout=_LOST_SECONDS)
-            if ended.done():
-                return _exit(ended.result())
-            process.kill()
-            await process.wait()
-            return "a kill, since its connection was lost"
         finally:
             for task in (ended, hung, lost):
                 task.cancel()
+        self._hung = hung.done() and not hung.cancelled()
+        self._judge_requests()
+        self._lose_streams()
 
     async def _disconnected(self) -> None:
         monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -215,32 +203,45 @@ class ExecutorClient:
         """An id that no other request of this process has."""
         return next(self._ids)
 
-    async def close(self) -> None:
-        """Ends the process, waiting a few seconds before it is killed. What is still open fails."""
+    async def close(self) -> str:
+        """Ends the process, waiting a few seconds before it is killed, and says how it ended.
+
+        What is still open fails.
+        """
         if self._folder is None:
-            return
+            return "nothing"
         if self._supervision is not None:
             self._supervision.cancel()
             await asyncio.gather(self._supervision, return_exceptions=True)
         # Without a process it was cancelled before there was one.
-        if self._process is not None and self._process.returncode is None:
-            await self._end(self._process)
+        how = "nothing" if self._process is None else await self._end(self._process)
         self._lose_streams()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._socket.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        return how
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        # One that is loading would not listen, and has nothing to finish.
+    async def _end(self, process: asyncio.subprocess.Process) -> str:
+        if process.returncode is not None:
+            return _exit(process.returncode)
+        if self._hung:
+            await end_hung(process)
+            return f"a kill, since no step came to its end within {self._step_timeout:g} s"
         if self._description is not None:
             self._send(Close())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _CLOSE_SECONDS)
-                return
-        process.kill()
-        await process.wait()
+            patience = _CLOSE_SECONDS
+        else:
+            # It is loading and does not listen, or is ending, for which its connection is the first to go.
+            patience = _LOST_SECONDS if self._supervision is not None else 0.0
+        try:
+            return _exit(await asyncio.wait_for(process.wait(), patience))
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            return "a kill, since it did not end by itself"
 
     def _send(self, command: Command) -> None:
         # The socket has no high-water mark, so this is done at once and needs no awaiting.
