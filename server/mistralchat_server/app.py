@@ -129,10 +129,10 @@ class App:
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
             log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
-            how = await executor.ended()
+            await executor.client.gone()
             self._admission.close("the executor has stopped; it may be back soon")
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-            await executor.close()
+            how = await executor.close()
             attempts = 0 if time.monotonic() - since > _WELL else attempts
             started = time.monotonic()
             executor, attempts = await self._restart(model, how, attempts)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import shutil
 import signal
@@ -18,8 +17,6 @@ from .orders import ExecutorSettings, Orders
 from .seam import StartError
 from .suspects import Suspects
 from .watchdog import Watchdog, end_hung
-
-log = logging.getLogger(__name__)
 
 #: Seconds that an executor process may take to end when asked to.
 _CLOSE_SECONDS = 5.0
@@ -41,7 +38,8 @@ class ExecutorProcess:
         self._settings = settings
         self._step_timeout = step_timeout
         self._process: asyncio.subprocess.Process | None = None
-        self._supervision: asyncio.Task[str] | None = None
+        self._supervision: asyncio.Task[None] | None = None
+        self._hung = False
         #: All sockets and temporary files of the process.
         self.folder = tempfile.mkdtemp(prefix="mistralchat-")
         try:
@@ -92,11 +90,6 @@ class ExecutorProcess:
         )
         return description
 
-    async def ended(self) -> str:
-        """Waits for the process to end, or to be ended since it hangs, and says how it did."""
-        assert self._supervision is not None, "not started"
-        return await asyncio.shield(self._supervision)
-
     def attach(self, number: int) -> None:
         """Connects another front end, whose `ExecutorClient` has this number and the same folder."""
         self.client.send(Attach(number, ExecutorClient.endpoint_of(self.folder, number)))
@@ -105,48 +98,52 @@ class ExecutorProcess:
         """Forgets a front end that has ended."""
         self.client.send(Detach(number))
 
-    async def close(self) -> None:
-        """Ends the process, waiting a few seconds before it is killed. What is still open fails."""
+    async def close(self) -> str:
+        """Ends the process, waiting a few seconds before it is killed, and says how it ended.
+
+        What is still open fails.
+        """
         if self._supervision is not None:
             self._supervision.cancel()
             await asyncio.gather(self._supervision, return_exceptions=True)
         # Without a process it was cancelled before there was one.
-        if self._process is not None and self._process.returncode is None:
-            await self._end(self._process)
+        how = "nothing" if self._process is None else await self._end(self._process)
         self.client.lose()
         self._remove_folder()
+        return how
 
-    async def _end(self, process: asyncio.subprocess.Process) -> None:
-        # One that is loading would not listen, and has nothing to finish.
+    async def _end(self, process: asyncio.subprocess.Process) -> str:
+        if process.returncode is not None:
+            return _exit(process.returncode)
+        if self._hung:
+            await end_hung(process)
+            return f"a kill, since no step came to its end within {self._step_timeout:g} s"
         if self.client.description is not None:
             self.client.send(Close())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _CLOSE_SECONDS)
-                return
-        process.kill()
-        await process.wait()
+            patience = _CLOSE_SECONDS
+        else:
+            # It is loading and does not listen, or is ending, for which its connection is the first to go.
+            patience = _LOST_SECONDS if self._supervision is not None else 0.0
+        try:
+            return _exit(await asyncio.wait_for(process.wait(), patience))
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            return "a kill, since it did not end by itself"
 
-    async def _supervise(self, process: asyncio.subprocess.Process, watchdog: Watchdog) -> str:
+    async def _supervise(self, process: asyncio.subprocess.Process, watchdog: Watchdog) -> None:
+        """Ends the connection when the process has ended, hangs or cannot be reached."""
         ended = asyncio.create_task(process.wait())
         hung = asyncio.create_task(watchdog.hung())
         lost = asyncio.create_task(self.client.disconnected())
         try:
             await asyncio.wait((ended, hung, lost), return_when=asyncio.FIRST_COMPLETED)
-            self.client.lose()
-            if hung.done():
-                log.error("the executor has taken no step for %g s: it is killed", watchdog.silence)
-                await end_hung(process)
-                return f"a kill, since no step came to its end within {self._step_timeout:g} s"
-            # The end of a process is the usual reason for the end of its connection.
-            await asyncio.wait((ended,), timeout=_LOST_SECONDS)
-            if ended.done():
-                return _exit(ended.result())
-            process.kill()
-            await process.wait()
-            return "a kill, since its connection was lost"
         finally:
             for task in (ended, hung, lost):
                 task.cancel()
+        self._hung = hung.done() and not hung.cancelled()
+        self.client.lose()
 
     def _remove_folder(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

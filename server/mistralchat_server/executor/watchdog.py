@@ -1,6 +1,7 @@
 """Notices from outside that the executor's loop stands still."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -17,9 +18,10 @@ _LONGEST_PAUSE = 1.0
 
 async def end_hung(process: asyncio.subprocess.Process) -> None:
     """Has a process that hangs say where, then kills it. A stopped one says nothing."""
-    process.send_signal(STACK_SIGNAL)
-    await asyncio.sleep(_STACK_SECONDS)
-    process.kill()
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(STACK_SIGNAL)
+        await asyncio.sleep(_STACK_SECONDS)
+        process.kill()
     await process.wait()
 
 
