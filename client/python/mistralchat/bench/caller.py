@@ -32,7 +32,7 @@ class Caller:
         message = b""
         sent = clock()
         try:
-            async for message in method(request, timeout=self._timeout):
+            async for message in method(request, timeout=self._timeout):  # noqa: B007
                 note(clock())
         except grpc.RpcError as error:
             failure = chat_error(error)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -21,6 +22,8 @@ from mistralchat.cli import _connection_options, _display
 from mistralchat.cli._connection_options import ServerConnection
 from mistralchat.errors import ChatError
 from mistralchat.v1 import chat_pb2
+
+_T = TypeVar("_T")
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 _PICTURES = (".pdf", ".png", ".svg")
@@ -229,13 +232,13 @@ def _parser() -> argparse.ArgumentParser:
         "--server-pid",
         type=_positive,
         metavar="PID",
-        help="whose CPU time is reported, with its children's (default: whoever listens at the target's port, "
-        "if that is on this machine)",
+        help="whose CPU time is reported, with its children's (default: whoever listens at the target's "
+        "port, if that is on this machine)",
     )
     return parser
 
 
-def _list[T](one: Callable[[str], T]) -> Callable[[str], list[T]]:
+def _list(one: Callable[[str], _T]) -> Callable[[str], list[_T]]:
     return lambda text: [one(part) for part in text.split(",")]
 
 

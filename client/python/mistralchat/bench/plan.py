@@ -30,7 +30,7 @@ class Plan:
             return self.requests
         return 100 if isinstance(load, OpenLoop) else max(100, 4 * load.callers)
 
-    def random(self, load: Load, round_: int) -> random.Random:
+    def random_for(self, load: Load, round_: int) -> random.Random:
         """Chance that is the same for the same seed, and different for each measurement of a run.
 
         Prompts that came again would find themselves in the server's prefix cache.

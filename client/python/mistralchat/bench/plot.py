@@ -21,7 +21,6 @@ _MEASURES = (
 )
 _PERCENTILES = (("p50", "#1b6ca8"), ("p90", "#e08e0b"), ("p99", "#c23b22"))
 _INK = "#333333"
-_STYLE = {"color": "#dddddd", "linewidth": 0.7}
 #: Points of a curve, however many values there are.
 _POINTS = 1_000
 
@@ -116,7 +115,7 @@ def _histogram(axes: Axes, name: str, times: Values) -> None:
 
 def _dress(axes: Axes, title: str) -> None:
     axes.set_title(title, color=_INK, fontsize=11)
-    axes.grid(visible=True, **_STYLE)
+    axes.grid(visible=True, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_INK, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)

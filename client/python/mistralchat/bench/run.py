@@ -49,7 +49,7 @@ def _measure(
     observer: Observer,
 ) -> bool:
     """Appends one round to the level; true if it was interrupted, then with what there is of it."""
-    load, random = level.load, plan.random(level.load, round_)
+    load, random = level.load, plan.random_for(level.load, round_)
     observer.begins(load, round_, plan.calls(load))
     if plan.warm_up:
         at_once = load.callers if isinstance(load, ClosedLoop) else plan.warm_up

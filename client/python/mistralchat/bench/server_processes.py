@@ -83,6 +83,7 @@ def behind(target: str) -> ServerProcesses | None:
             connection.pid
             for connection in psutil.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
+            and connection.laddr
             and connection.laddr.port == int(port)
             and connection.pid is not None
         }

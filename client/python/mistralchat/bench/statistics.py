@@ -57,7 +57,7 @@ def together(measurements: Sequence[Measurement]) -> Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """One value for each answered call; for `between_messages` one for each message but the first of a call."""
+    """One value for each answered call; `between_messages` has one for each message but a call's first."""
 
     time_to_first_token: Values
     """From when the call was due to its first message."""

@@ -29,7 +29,7 @@ def show(console: Console, levels: Sequence[Level], processes: int) -> None:
     console.print(_rates(overall))
     for level, figures in overall:
         for status, reason in level.overall.recording.reasons.items():
-            count = f"{figures.statuses[status]:,} × {status}"
+            count = f"{figures.statuses[status]:,} ended with {status}"
             console.print(
                 Text.assemble((f"{level.load.name}: {count}", "bold red"), f"  {' '.join(reason.split())}"),
                 soft_wrap=True,
@@ -87,7 +87,7 @@ def _rates(overall: Sequence[tuple[Level, Figures]]) -> Table:
         cells += [rate(rates["calls"]), rate(rates["completion_tokens"])]
         if several:
             rounds = [Figures.of(round_).per_second["completion_tokens"] for round_ in level.rounds]
-            cells.append(f"{rate(min(rounds))}–{rate(max(rounds))}")
+            cells.append(f"{rate(min(rounds))} to {rate(max(rounds))}")
         cells += [rate(rates["messages"]), f"{figures.generator_cpu_seconds:.2f} s"]
         if figures.server_cpu_seconds:
             cpu = figures.server_cpu_seconds

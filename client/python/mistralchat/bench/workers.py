@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Self, cast
 
 from mistralchat.bench import generator
 from mistralchat.bench.generator import Batch, Done, Failed, Progress, Stop
@@ -92,10 +92,15 @@ class Workers:
             pipe.send(Batch(list(requests[index::count]), start, own_callers, list(due[index::count])))
         done: list[Done] = []
         progress: dict[Connection, Progress] = {}
-        with _on_interrupt(lambda: [pipe.send(Stop()) for pipe in busy]) as interrupted:
+        told = False
+        with _on_interrupt() as interrupted:
             while len(done) < count:
-                for pipe in wait(busy, _WAIT_SECONDS):
-                    assert isinstance(pipe, Connection)
+                if interrupted.is_set() and not told:
+                    told = True
+                    for pipe in busy:
+                        pipe.send(Stop())
+                for ready in wait(busy, _WAIT_SECONDS):
+                    pipe = cast(Connection, ready)
                     match _receive(pipe):
                         case Done() as last:
                             done.append(last)
@@ -128,15 +133,14 @@ class Workers:
 
 
 @contextmanager
-def _on_interrupt(act: Callable[[], object]) -> Iterator[threading.Event]:
-    """Ctrl-C acts and sets the event, instead of raising wherever it may be; a second one raises."""
+def _on_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event instead of raising, in the middle of whatever it is; a second one raises."""
     interrupted = threading.Event()
     before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
         interrupted.set()
-        act()
 
     signal.signal(signal.SIGINT, handle)
     try:
