@@ -44,7 +44,9 @@ async def call(order: Any) -> dict[str, float]:
         started = time.perf_counter()
         streams = await asyncio.gather(*(stream(server) for _ in range(order["streams"])))
         seconds = time.perf_counter() - started
-    tokens = sum(len(pb.ChatResponse.FromString(message).text) for messages in streams for message in messages)
+    tokens = sum(
+        len(pb.ChatResponse.FromString(message).text) for messages in streams for message in messages
+    )
     return {"seconds": seconds, "tokens": tokens, "messages": sum(map(len, streams))}
 
 

@@ -25,7 +25,20 @@ from support.script import close_with, parser, report
 #: Of each answer; the first counts.
 _TOKENS = 4
 _WARM_UP = 5
-_WORDS = "ship sea wind rope sail star map gold storm island captain harbour night song bread salt".split()
+_WORDS = (
+    "ship",
+    "sea",
+    "wind",
+    "rope",
+    "sail",
+    "star",
+    "map",
+    "gold",
+    "storm",
+    "island",
+    "captain",
+    "harbour",
+)
 
 
 def questions(count: int, words: int) -> list[str]:
@@ -42,7 +55,7 @@ def drive_pipeline() -> None:
     carry_out_orders(lambda question: pipeline.run([question], _TOKENS).to_first_token)
 
 
-async def ask(stub: chat_pb2_grpc.ChatServiceStub, question: str) -> float:
+async def ask(stub: "chat_pb2_grpc.ChatServiceAsyncStub", question: str) -> float:
     """Seconds to the first message of an answer, which is then read to its end."""
     request = pb.ChatRequest(
         messages=[pb.Message(role=pb.ROLE_USER, content=question)],
@@ -59,7 +72,7 @@ def call_service(target: str) -> None:
     """Role `client`: the same through the service."""
     with asyncio.Runner() as runner:
 
-        async def connect() -> chat_pb2_grpc.ChatServiceStub:
+        async def connect() -> "chat_pb2_grpc.ChatServiceAsyncStub":
             return chat_pb2_grpc.ChatServiceStub(grpc.aio.insecure_channel(target))
 
         stub = runner.run(connect())
@@ -68,11 +81,14 @@ def call_service(target: str) -> None:
 
 def main(count: int, words: int) -> None:
     """Prints one line of JSON, then the ratio."""
-    with service("--model", str(model_path())) as measured:
-        with Role("direct") as direct, Role("client", measured.address) as client:
-            pairs = [
-                (direct.ask(question), client.ask(question)) for question in questions(count + _WARM_UP, words)
-            ][_WARM_UP:]
+    with (
+        service("--model", str(model_path())) as measured,
+        Role("direct") as direct,
+        Role("client", measured.address) as client,
+    ):
+        pairs = [
+            (direct.ask(question), client.ask(question)) for question in questions(count + _WARM_UP, words)
+        ][_WARM_UP:]
     alone, through = (_milliseconds(column) for column in zip(*pairs, strict=True))
     added = _milliseconds([with_service - without for without, with_service in pairs])
     report({"direct ms": alone, "service ms": through, "added ms": added, "questions": count})

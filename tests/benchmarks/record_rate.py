@@ -74,9 +74,9 @@ def main(streams: int, tokens: int, rate: float, answers: int) -> None:
     callers = streams + -(-streams // _STREAMS_PER_WAITING)
     order = {"callers": callers, "answers": answers, "tokens": tokens, "ramp_seconds": tokens * step}
     with emission_log() as log, Role("client") as client:
-        with service(*replay(streams, step), environment=log.environment) as measured:
-            with CpuMeter(measured) as meter:
-                received = client.ask({"target": measured.address, **order})
+        flags = replay(streams, step)
+        with service(*flags, environment=log.environment) as measured, CpuMeter(measured) as meter:
+            received = client.ask({"target": measured.address, **order})
         emitted = log.read()
     # While every caller calls: all have begun, none has begun its last answer.
     starts = [emitted.tokens[_name(caller, 0, answers)][0] for caller in range(callers)]
@@ -86,15 +86,16 @@ def main(streams: int, tokens: int, rate: float, answers: int) -> None:
     late = delays(emitted, received, start, end)
     arrived = sum(tokens for receipts in received.values() for _, tokens in receipts)
     report(
-      {
-        "streams": streams,
-        "step ms": round(step * 1_000, 2),
-        "tokens/s": round(len(sent) / (end - start)),
-        "delivered": arrived / (callers * answers * tokens),
-        "delay p50 ms": round(percentile(late, 50) * 1_000, 2),
-        "delay p99 ms": round(percentile(late, 99) * 1_000, 2),
-        "front end cores": round(meter.cores(start, end), 3),
-    })
+        {
+            "streams": streams,
+            "step ms": round(step * 1_000, 2),
+            "tokens/s": round(len(sent) / (end - start)),
+            "delivered": arrived / (callers * answers * tokens),
+            "delay p50 ms": round(percentile(late, 50) * 1_000, 2),
+            "delay p99 ms": round(percentile(late, 99) * 1_000, 2),
+            "front end cores": round(meter.cores(start, end), 3),
+        }
+    )
     close_with(percentile(late, 99) / step)
 
 
@@ -107,6 +108,8 @@ if __name__ == "__main__":
         arguments = parser(__doc__)
         arguments.add_argument("--streams", type=int, default=512)
         arguments.add_argument("--tokens", type=int, default=128, help="of one answer")
-        arguments.add_argument("--rate", type=float, default=20_404, help="tokens per second over all streams")
+        arguments.add_argument(
+            "--rate", type=float, default=20_404, help="tokens per second over all streams"
+        )
         arguments.add_argument("--answers", type=int, default=5, help="of each caller, one after another")
         main(**vars(arguments.parse_args()))

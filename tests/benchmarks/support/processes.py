@@ -114,7 +114,10 @@ class Role:
     def __init__(self, *arguments: str) -> None:
         """Returns once the process is ready for orders."""
         self._process = subprocess.Popen(
-            [sys.executable, sys.argv[0], *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, sys.argv[0], *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         #: What it said of itself when it was ready.
         self.greeting = self.result()
