@@ -11,17 +11,21 @@ printed is the largest number over 2.
 """
 
 import asyncio
+import contextlib
 import random
 import sys
 import time
 from bisect import bisect_right
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from support.calls import connections, replay_request
 from support.emission_log import emission_log, stream_name
 from support.processes import Role, carry_out_orders, replay, service
 from support.script import close_with, parser, report
 from support.statistics import percentile
+
+if TYPE_CHECKING:
+    from support.calls import ChatCall
 
 #: Longer than any measurement takes.
 _TOKENS = 30_000
@@ -36,26 +40,30 @@ async def call(order: Any) -> dict[str, float]:
     cancelled = {}
     async with connections(order["target"], _CONNECTIONS) as server:
 
-        async def stream(name: str) -> None:
-            async for _ in server.chat(replay_request(name, _TOKENS)):
-                open_streams.setdefault(name, asyncio.current_task())
+        async def read(name: str, call: "ChatCall") -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                async for _ in call:
+                    playing.setdefault(name, call)
 
-        open_streams: dict[str, asyncio.Task[None] | None] = {}
-        tasks = [asyncio.create_task(stream(stream_name(number))) for number in range(order["streams"])]
-        while len(open_streams) < order["streams"]:  # noqa: ASYNC110 - simple, and before the measurement
+        def open_stream(number: int) -> None:
+            call = server.chat(replay_request(stream_name(number), _TOKENS))
+            readers.append(asyncio.create_task(read(stream_name(number), call)))
+
+        playing: dict[str, ChatCall] = {}
+        readers: list[asyncio.Task[None]] = []
+        for number in range(order["streams"]):
+            open_stream(number)
+        while len(playing) < order["streams"]:  # noqa: ASYNC110 - simple, and before the measurement
             await asyncio.sleep(0.01)
         for number in range(order["cancels"]):
             await asyncio.sleep(chosen.uniform(0, _PAUSE_STEPS) * order["step_seconds"])
-            name = chosen.choice(list(open_streams))
-            task = open_streams.pop(name)
-            assert task is not None
+            name = chosen.choice(list(playing))
             cancelled[name] = time.monotonic()
-            task.cancel()
-            tasks.append(asyncio.create_task(stream(stream_name(order["streams"] + number))))
-        await asyncio.sleep(5 * order["step_seconds"])
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            playing.pop(name).cancel()
+            open_stream(order["streams"] + number)
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers)
     return cancelled
 
 

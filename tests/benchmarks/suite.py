@@ -219,7 +219,7 @@ def carry_out(run: Run, console: Console) -> Outcome:
         with console.status(" ".join(run.command)):
             for line in process.stdout:
                 output.append(line.strip())
-                console.print(f"  {output[-1]}", style="dim", markup=False, highlight=False)
+                console.print(f"  {output[-1]}", style="dim", markup=False, highlight=False, soft_wrap=True)
             exit_code = process.wait()
     finally:
         late.cancel()

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import signal
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Of a script's arguments; its docstring is the help."""
+    """Of a script's arguments; its docstring is the help. From now on SIGTERM ends it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
