@@ -37,19 +37,22 @@ _PAUSE_STEPS = 4.0
 async def call(order: Any) -> dict[str, float]:
     """Role `client`: returns the moment of each cancel by the stream's name."""
     chosen = random.Random(1)
-    cancelled = {}
+    cancelled: dict[str, float] = {}
     async with connections(order["target"], _CONNECTIONS) as server:
 
         async def read(name: str, call: "ChatCall") -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 async for _ in call:
-                    playing.setdefault(name, call)
+                    if name not in cancelled:
+                        playing[name] = call
 
         def open_stream(number: int) -> None:
             call = server.chat(replay_request(stream_name(number), _TOKENS))
+            calls.append(call)
             readers.append(asyncio.create_task(read(stream_name(number), call)))
 
         playing: dict[str, ChatCall] = {}
+        calls: list[ChatCall] = []
         readers: list[asyncio.Task[None]] = []
         for number in range(order["streams"]):
             open_stream(number)
@@ -61,8 +64,8 @@ async def call(order: Any) -> dict[str, float]:
             cancelled[name] = time.monotonic()
             playing.pop(name).cancel()
             open_stream(order["streams"] + number)
-        for reader in readers:
-            reader.cancel()
+        for each in calls:
+            each.cancel()
         await asyncio.gather(*readers)
     return cancelled
 
