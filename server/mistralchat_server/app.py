@@ -38,7 +38,10 @@ _WELL = 60.0
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
 #: Clients ping idle connections, so that a NAT or a mesh does not forget them; they must be allowed to.
+#: Beyond 1,000 calls that Python has not yet seen, gRPC would cancel some at random, with no word of why.
 _CHANNEL_OPTIONS = (
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
