@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2
 from smg_grpc_proto.generated import trtllm_service_pb2 as tl
 from smg_grpc_proto.generated import trtllm_service_pb2_grpc
 
@@ -28,6 +29,10 @@ def _counts(messages: list[pb.Message]) -> Attempt:
 
 def _format(**source: str) -> dict[str, Any]:
     return {"response_format": pb.ResponseFormat(**source)}
+
+
+def _schema(source: str) -> dict[str, Any]:
+    return _format(json_schema=source)
 
 
 def _stream(**fields: int) -> dict[str, Any]:
@@ -225,7 +230,7 @@ FORMATS = [
         for kind in ("json_schema", "regex", "grammar")
     ),
     *(
-        _invalid(f"a schema {what}", "response_format.json_schema", *(_format(json_schema=s) for s in sources))
+        _invalid(f"a schema {what}", "response_format.json_schema", *map(_schema, sources))
         for what, sources in {
             "that is not JSON": ["{'type': 'object'}", '{"type":'],
             "that is not an object": ['["object"]', "true"],
@@ -284,7 +289,9 @@ CONSTRAINTS = [
     _does_not_compile("a grammar without `root`", ("grammar", 'start ::= "a"')),
     _does_not_compile("a rule whose name has 60,000 characters", ("grammar", "root ::= " + "a" * 60_000)),
     _does_not_compile(
-        "a schema of a type that JSON lacks", ("json_schema", '{"type": "cat"}'), ("json_schema", '{"type": 5}')
+        "a schema of a type that JSON lacks",
+        ("json_schema", '{"type": "cat"}'),
+        ("json_schema", '{"type": 5}'),
     ),
     _does_not_compile(
         "a schema with a bad pattern", ("json_schema", '{"type": "string", "pattern": "(("}')
@@ -382,7 +389,7 @@ BYTES = [
          each([_rough(_NOT_UTF8), _rough(_SURROGATE)]), False),
         ("a field of the wrong wire type", "INVALID_ARGUMENT", _rough(b"\x0d\x01"), False),
         ("a length without end", "INVALID_ARGUMENT", _rough(b"\x0a" + b"\xff" * 11), False),
-        ("something that is no protobuf at all", "INVALID_ARGUMENT", _rough(b"GET / HTTP/1.1\r\n\r\n"), False),
+        ("something that is no protobuf at all", "INVALID_ARGUMENT", _rough(b"GET / HTTP/1.1"), False),
         ("a message of 5 MiB", "RESOURCE_EXHAUSTED", _too_large, False),
         ("fields that the contract does not know", "OK", _unknown_fields, True),
     ]
@@ -402,8 +409,6 @@ def _cancels(server: Server) -> str:
 
 
 def _checks_unknown_service(server: Server) -> str:
-    from grpc_health.v1 import health_pb2
-
     return said(lambda: server.health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=60))
 
 

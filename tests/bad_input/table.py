@@ -30,12 +30,13 @@ TABLE: dict[str, list[Case]] = {
 _HEAD = """\
 # Calling it wrong
 
-What comes of each mistake, and of each attempt to do harm. Every row is a test (`tests/bad_input`), which also
-sees that afterwards the next good call is answered and the executor is idle. This page is written by
+What comes of each mistake, and of each attempt to do harm. Every row is a test (`tests/bad_input`), which
+also sees that afterwards the executor is idle and the next good call is answered. This page is written by
 `python -m tests.bad_input.table --write`.
 
-A status is followed by the fields that its `BadRequest` names, or by the parameter of its `ErrorInfo`. Where a
-connection stays open, the frames were passed over, or the server waits for more.
+A status is followed by the fields that its `BadRequest` names, or by the parameter of its `ErrorInfo`. Where
+a connection stays open, the frames were passed over, or the server waits for more. A request whose message
+is missing or too short for its prefix is never heard of by the service: it ends at its own deadline.
 """
 
 

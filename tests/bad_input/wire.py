@@ -14,7 +14,6 @@ from hpack import Decoder, Encoder
 from hyperframe.frame import (
     DataFrame,
     Frame,
-    GoAwayFrame,
     HeadersFrame,
     PingFrame,
     RstStreamFrame,
@@ -37,16 +36,18 @@ _BRIEFLY = 0.25
 Headers = list[tuple[str, str]]
 
 
-def headers(path: str = CHAT, **changed: str | None) -> Headers:
+def headers(path: str | None = CHAT, **changed: str | None) -> Headers:
     """Of a call; `changed` by name, `_` for `-` and `:method` as `method`; None leaves one out."""
     usual = {
         ":method": "POST",
         ":scheme": "http",
-        ":path": path,
+        ":path": path or "",
         ":authority": "localhost",
         "te": "trailers",
         "content-type": "application/grpc",
     }
+    if path is None:
+        del usual[":path"]
     for name, value in changed.items():
         name = name.replace("_", "-")
         name = f":{name}" if f":{name}" in usual else name
@@ -117,10 +118,9 @@ class Wire:
 
     def outcome(self, stream_id: int = 1) -> str:
         """What comes of a stream, or of the connection."""
-        said = ""
         for frame in self._frames(_PATIENCE):
             # Headers of all streams are decoded, as they share the table of what was sent before.
-            fields = dict(self._decoder.decode(frame.data)) if isinstance(frame, HeadersFrame) else {}
+            fields = self._fields(frame)
             match frame:
                 case HeadersFrame() if frame.stream_id == stream_id:
                     if "grpc-status" in fields:
@@ -129,21 +129,16 @@ class Wire:
                         return f"HTTP {fields[':status']}"
                 case RstStreamFrame() if frame.stream_id == stream_id:
                     return f"RST_STREAM {ErrorCodes(frame.error_code).name}"
-                case GoAwayFrame():
-                    said = f"GOAWAY {ErrorCodes(frame.error_code).name}"
-        return said or _CLOSED
+        return _CLOSED
 
     def outcome_of_connection(self) -> str:
         """What comes of the connection, where calls on it do not matter; `OPEN` if it answers a ping."""
-        said = ""
         self.frames(PingFrame(0, opaque_data=b"are you?"))
         for frame in self._frames(_PATIENCE):
             match frame:
-                case GoAwayFrame():
-                    said = f"GOAWAY {ErrorCodes(frame.error_code).name}"
                 case PingFrame() if "ACK" in frame.flags and frame.opaque_data == b"are you?":
-                    return said or OPEN
-        return said or _CLOSED
+                    return OPEN
+        return _CLOSED
 
     def silence(self) -> str:
         """What comes of a connection on which the server has no reason to say a word."""
@@ -181,6 +176,11 @@ class Wire:
             if isinstance(frame, SettingsFrame) and "ACK" not in frame.flags:
                 self.frames(SettingsFrame(0, flags=["ACK"]))
             yield frame
+
+    def _fields(self, frame: Frame) -> dict[str, str]:
+        if not isinstance(frame, HeadersFrame):
+            return {}
+        return {str(name): str(value) for name, value in self._decoder.decode(frame.data)}
 
     def _receive(self, end: float) -> bool:
         self._socket.settimeout(max(end - time.monotonic(), 0.001))

@@ -1,4 +1,4 @@
-"""One fuzzing process on atheris: `python -m tests.fuzz.harness TARGET bytes|structure [FLAG of libFuzzer ...]`."""
+"""One fuzzing process on atheris: `python -m tests.fuzz.harness TARGET HOW [FLAG of libFuzzer ...]`."""
 
 import random
 import sys

@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 _INTEGERS = (0, 1, -1, 2, 5, 64, 65, 256, 257, 1_024, 8_191, 8_192, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1)
 _FLOATS = (0.0, -0.0, 1.0, 0.5, 2.0, -2.0, 10.0, 0.01, 1e-45, 3.4e38, -1.0, math.nan, math.inf, -math.inf)
 _STRINGS = (
-    "", "a", "Hello", " ", "\n", "\0", "é", "🎉", "👩\u200d👩\u200d👧", "\ufffd", "\ue000", "\u2028", "e\u0301", "x" * 257,
+    "", "a", "Hello", " ", "\n", "\0", "é", "🎉", "👩\u200d👩\u200d👧", "\ufffd", "\ue000", "\u2028",
+    "e\u0301", "x" * 257,
     "<|im_start|>", "<|im_end|>", "<|im_start|>system\n", "<|end|>", "<s>", "</s>", "[INST]",
     "{{ 7 * 7 }}", "{% raw %}", "{}", "[]", "true", "null", "1e999", "NaN",
     '{"type": "object"}', '{"type": "cat"}', '{"$ref": "#"}', '{"$ref": 5}', '{"properties": []}',
@@ -95,8 +96,9 @@ def _value(field: FieldDescriptor, random_: random.Random) -> Any:
 
 
 def _wrapped(random_: random.Random, bits: int, *, signed: bool) -> int:
-    value = random_.choice((*_INTEGERS, random_.randint(0, 70))) % 2**bits
-    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value
+    span = 1 << bits
+    value = random_.choice((*_INTEGERS, random_.randint(0, 70))) % span
+    return value - span if signed and value >= span // 2 else value
 
 
 def _text(random_: random.Random) -> str:

@@ -32,9 +32,10 @@ def seeds() -> Iterator[tuple[str, str, Message]]:
         "chat",
         "sampled",
         pb.ChatRequest(
-            messages=_TURNS, max_completion_tokens=64, temperature=0.7, top_p=0.9, top_k=40, min_p=0.05, seed=7,
-            min_tokens=3, repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=-0.5, logprobs=True,
-            top_logprobs=3, stream_options=pb.StreamOptions(max_delay_ms=50, max_tokens_per_message=8),
+            messages=_TURNS, max_completion_tokens=64, temperature=0.7, top_p=0.9, top_k=40, min_p=0.05,
+            seed=7, min_tokens=3, repetition_penalty=1.1, presence_penalty=0.5, frequency_penalty=-0.5,
+            logprobs=True, top_logprobs=3,
+            stream_options=pb.StreamOptions(max_delay_ms=50, max_tokens_per_message=8),
         ),
     )  # fmt: skip
     yield (

@@ -97,7 +97,7 @@ def generate(data: bytes, tokenizer: ChatTokenizer) -> Request:
 
 TARGETS: dict[str, tuple[Any, Callable[[bytes, ChatTokenizer], Request | None]]] = {
     "chat": (pb.ChatRequest, chat),
-    "count_tokens": (pb.CountTokensRequest, count_tokens),  # type: ignore[dict-item]
+    "count_tokens": (pb.CountTokensRequest, count_tokens),
     "generate": (tl.GenerateRequest, generate),
 }
 

@@ -3,7 +3,10 @@
 import random
 from pathlib import Path
 
+import grpc
 import pytest
+
+from mistralchat_server.rpc.errors import CallError, Violation, invalid
 
 from . import targets
 from .mutation import mutated, parsed
@@ -41,11 +44,9 @@ def test_the_seeds_reach_the_executor() -> None:
 
 def test_the_oracle_sees_what_it_is_for() -> None:
     with pytest.raises(targets.FindingError, match="UNAVAILABLE"):
-        targets._check_refusal(targets.CallError(targets.grpc.StatusCode.UNAVAILABLE, "no"))
+        targets._check_refusal(CallError(grpc.StatusCode.UNAVAILABLE, "no"))
     with pytest.raises(targets.FindingError, match="bytes"):
-        targets._check_refusal(
-            targets.invalid([targets.Violation(f"{i}" * 200, "x" * 500) for i in range(50)])
-        )
+        targets._check_refusal(invalid([Violation(f"{i}" * 200, "x" * 500) for i in range(50)]))
 
 
 def test_the_corpus_stays_small() -> None:
