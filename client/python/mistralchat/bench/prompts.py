@@ -1,7 +1,7 @@
 """Prompts of an exact length in tokens, whatever the model's tokenizer and chat template."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 # Common enough to be one token each for most models, and of different lengths, so that a tokenizer of bytes
 # has words for each remainder too.
@@ -40,7 +40,7 @@ class Prompts:
             left -= self._tokens[word]
         return " ".join(words)
 
-    def _choices(self, left: int) -> tuple[str, ...]:
+    def _choices(self, left: int) -> Sequence[str]:
         """Words after which the rest can still be filled exactly."""
         if left >= self._longest_word + self._shortest_word:
             return _WORDS
