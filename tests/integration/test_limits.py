@@ -1,6 +1,7 @@
 """The bounds below the calls: connections, sizes, headers, pings."""
 
 import gzip
+import json
 import socket
 import struct
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
 from mistralchat_server.rpc.limits import Limits
 
-from .conftest import Server, refusal, user
+from .conftest import Server, ask, refusal, user
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS, _PING, _GOAWAY = 4, 6, 7
@@ -104,6 +105,16 @@ def test_a_conversation_is_bounded_in_characters(replay_server: Server) -> None:
     )
     assert failed.fields == ["messages"]
     assert "1,048,576 characters" in failed.message
+
+
+def test_a_schema_that_would_hold_up_all_others_is_refused(openvino_server: Server) -> None:
+    schema: dict[str, Any] = {"type": "string", "const": "x"}
+    for _ in range(9):
+        schema = {"anyOf": [schema, {"type": "array", "items": schema}]}
+    form = pb.ResponseFormat(json_schema=json.dumps(schema))
+    failed = refusal(lambda: list(openvino_server.chat.Chat(ask(response_format=form), timeout=60)))
+    assert failed.fields == ["response_format.json_schema"]
+    assert "keep all others waiting" in failed.message or "takes too long" in failed.message
 
 
 @pytest.mark.parametrize(
