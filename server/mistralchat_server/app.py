@@ -20,6 +20,7 @@ from . import model_files
 from .admission.admission import Admission, Bounds
 from .executor.child import ExecutorProcess
 from .executor.seam import StartError
+from .executor.suspects import Suspects
 from .listeners import Listeners, Service
 from .rpc.chat import ChatService
 from .rpc.readers import Readers
@@ -37,6 +38,8 @@ _BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 _WELL = 60.0
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
+#: Seconds in which a stopping server still listens, and refuses calls itself.
+_LAST_CALLS = 0.2
 
 
 class App:
@@ -50,6 +53,9 @@ class App:
         self._chat = ChatService(self._admission, readers)
         self._trtllm = trtllm.TrtllmService(self._chat, self._admission, readers)
         self._executor: ExecutorProcess | None = None
+        self._suspects = Suspects()
+        #: Seconds that the executor took to start, the last time.
+        self._start_seconds = 0.0
         self._stopping = asyncio.Event()
         self._listeners: Listeners | None = None
 
@@ -117,15 +123,16 @@ class App:
         while True:
             self._trtllm.open(name, model)
             self._chat.open(name, tokenizer, executor.client)
+            self._chat.outage.over(_BACK_OFF[min(attempts, len(_BACK_OFF) - 1)] + self._start_seconds)
             if executor.client.description is not None:
                 self._admission.open(executor.client.description.max_batch_size)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
             log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
-            how = await executor.client.gone()
+            await executor.client.gone()
             self._admission.close("the executor has stopped; it may be back soon")
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-            await executor.close()
+            how = await executor.close()
             attempts = 0 if time.monotonic() - since > _WELL else attempts
             started = time.monotonic()
             executor, attempts = await self._restart(model, how, attempts)
@@ -151,38 +158,54 @@ class App:
         return path, tokenizer, await starting
 
     async def _start_executor(self, model: Path | None) -> ExecutorProcess:
-        executor = ExecutorProcess(self._settings.executor_settings(model))
+        executor = ExecutorProcess(
+            self._settings.executor_settings(model),
+            step_timeout=self._settings.step_timeout_seconds,
+            suspects=self._suspects,
+        )
+        began = time.monotonic()
         try:
             await executor.start()
         except BaseException:
             await executor.close()
             raise
+        self._start_seconds = time.monotonic() - began
         self._executor = executor
         return executor
 
     async def _restart(self, model: Path | None, how: str, attempts: int) -> tuple[ExecutorProcess, int]:
         while attempts < len(_BACK_OFF):
             log.error("the executor ended with %s; starting it again in %.1f s", how, _BACK_OFF[attempts])
+            self._chat.outage.lasts(_BACK_OFF[attempts] + self._start_seconds)
             await asyncio.sleep(_BACK_OFF[attempts])
             attempts += 1
             try:
                 return await self._start_executor(model), attempts
             except StartError as error:
                 how = f"the message: {error}"
-        raise StartError(f"The executor does not keep running (it ended {attempts + 1} times): {how}.")
+        raise StartError(
+            f"The executor does not keep running: it ended {attempts + 1} times in a row, last with {how}. "
+            "See what it said itself, above."
+        )
 
     async def _drain(self) -> None:
         """Refuses new calls and those that wait, gives running ones the grace period, ends the rest."""
         self._chat.drain()
         self._admission.close("the server is shutting down")
         await self._health.enter_graceful_shutdown()
-        # The server itself is stopped afterwards: it would wait for watchers of the health, too.
+        # When gRPC stops, calls that have arrived and were not taken up yet would end with CANCELLED.
+        await asyncio.sleep(_LAST_CALLS)
+        # Sends GOAWAY and closes the port. Not awaited, since it waits for watchers of the health, too.
+        assert self._listeners is not None, "not started"
+        stopping = asyncio.create_task(self._listeners.stop(self._settings.grace_seconds + _FAREWELL))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._admission.idle(), self._settings.grace_seconds)
         if self._executor is not None:
             await self._executor.close()
-        if self._listeners is not None:
-            await self._listeners.stop(_FAREWELL)
+        # A second stop would wait for the first.
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        await self._listeners.stop(_FAREWELL)
 
     async def _set_health(self, status: int) -> None:
         for service in ("", *_SERVICES):

@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     reader_timeout_seconds: float = Field(
         60.0, ge=0, description="A caller that takes nothing for so long loses its stream; 0 is never."
     )
+    step_timeout_seconds: float = Field(
+        120.0,
+        ge=1,
+        description="The longest that one step of the executor may take, such as a piece of a long prompt; "
+        "after that it is killed and started again. Loading the model is not a step.",
+    )
     reflection: bool | None = Field(
         None,
         description="Whether grpcurl and the like may ask for the contract; default: where only this "

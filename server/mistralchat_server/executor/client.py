@@ -1,6 +1,7 @@
 """A front end's connection to the executor process: submits requests, hands out their tokens."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -22,8 +23,11 @@ from .messages import (
 )
 from .seam import StartError
 from .stream import ExecutorGoneError, GenerationError, TokenStream
+from .suspects import Suspects
 
-#: Messages that are taken before other work gets its turn.
+log = logging.getLogger(__name__)
+
+#: Messages that are taken before other work gets its turn: the executor may have run far ahead.
 _AT_A_TIME = 16
 # A plain number: pyzmq's enumeration costs more than what it is passed to.
 _AT_ONCE = int(zmq.NOBLOCK)
@@ -32,23 +36,28 @@ _AT_ONCE = int(zmq.NOBLOCK)
 class ExecutorClient:
     """The connection of one front end, and the streams of its open requests.
 
-    It ends with the executor process, of which `lose` tells it. zmq's own asyncio sockets are not used:
-    they took 40 % of the event loop's time at one token per message.
+    It ends with the executor process, of which `lose` tells it. zmq's own asyncio sockets are not used: they
+    took 40 % of the event loop's time at one token per message.
     """
 
-    def __init__(self, folder: str, number: int = 0) -> None:
+    def __init__(self, folder: str, suspects: Suspects, number: int = 0) -> None:
         """`number` is 0 for the front end that starts the process, else what it attaches this one as.
 
-        Raises `StartError` if there can be no socket in `folder`.
+        `suspects` outlives the process. Raises `StartError` if there can be no socket in `folder`.
         """
         self.endpoint = self.endpoint_of(folder, number)
         self._loop = asyncio.get_running_loop()
+        self._suspects = suspects
         self._streams: dict[int, TokenStream] = {}
+        self._requests: dict[int, Request] = {}
+        #: Requests whose reader has left, until the executor has gone on without them.
+        self._leaving: list[tuple[Request, TokenStream]] = []
         self._ids = request_ids(number)
         self._description: Description | None = None
         self._last_iteration: Iteration | None = None
         self._ready: asyncio.Future[Description] = self._loop.create_future()
-        self._gone: asyncio.Future[str] = self._loop.create_future()
+        self._disconnected: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
         self._socket.set_hwm(0)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -60,7 +69,9 @@ class ExecutorClient:
                 f"No socket can be made in {folder} ({error.strerror}): "
                 "set TMPDIR to a folder with a short path that can be written to."
             ) from error
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._loop.add_reader(self._socket.fileno(), self._receive)
+        self._loop.add_reader(self._monitor.fileno(), self._note_disconnection)
 
     @staticmethod
     def endpoint_of(folder: str, number: int) -> str:
@@ -86,25 +97,35 @@ class ExecutorClient:
         """Waits until the model is loaded. Raises `StartError` if it cannot be."""
         return await asyncio.shield(self._ready)
 
-    async def gone(self) -> str:
-        """Waits for the process to end and says how it did. All streams have failed then."""
-        return await asyncio.shield(self._gone)
+    async def disconnected(self) -> None:
+        """Waits until the executor process is not at the other end any more."""
+        await asyncio.shield(self._disconnected)
+
+    async def gone(self) -> None:
+        """Waits for `lose`. All streams have failed then."""
+        await asyncio.shield(self._gone)
 
     @asynccontextmanager
     async def generate(self, request: Request) -> AsyncIterator[TokenStream]:
         """Submits a request; leaving the context before its last output cancels it.
 
-        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor.
+        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor, and
+        `GenerationError` for a request that may have ended the one before.
         """
         if self._description is None:
             raise ExecutorGoneError
-        stream = self._streams[request.id] = TokenStream()
+        stream = TokenStream()
+        self._suspects.admit(request, stream)
+        self._streams[request.id] = stream
+        self._requests[request.id] = request
         self.send(request)
         try:
             yield stream
         finally:
             del self._streams[request.id]
+            del self._requests[request.id]
             if not stream.ended:
+                self._leaving.append((request, stream))
                 self.send(Cancel(request.id))
 
     def new_id(self) -> int:
@@ -120,16 +141,26 @@ class ExecutorClient:
         # Sending may use up the notice that something has arrived.
         self._loop.call_soon(self._receive)
 
-    def lose(self, how: str) -> None:
-        """Ends the connection, since the process has ended: every stream fails."""
+    def lose(self) -> None:
+        """Ends the connection, since the process has ended or is about to be killed: every stream fails."""
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
         self._description = None
-        if not self._socket.closed:
-            self._loop.remove_reader(self._socket.fileno())
-            self._socket.close()
+        running = [(self._requests[request_id], stream) for request_id, stream in self._streams.items()]
+        for request_id in self._suspects.died(running + self._leaving):
+            log.error("request %d has ended the executor twice: its like are refused for now", request_id)
         for stream in self._streams.values():
             stream.fail(ExecutorGoneError())
-        if not self._gone.done():
-            self._gone.set_result(how)
+        self._loop.remove_reader(self._monitor.fileno())
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
+
+    def _note_disconnection(self) -> None:
+        self._loop.remove_reader(self._monitor.fileno())
+        self._disconnected.set_result(None)
 
     def _receive(self) -> None:
         """Takes what has arrived. The socket tells that something has once, not for each message."""
@@ -155,6 +186,10 @@ class ExecutorClient:
     def _dispatch(self, iteration: Iteration) -> None:
         """Hands every token to its stream. Nothing else loops over the outputs of an iteration."""
         self._last_iteration = iteration
+        if self._leaving:
+            for _, left in self._leaving:
+                self._suspects.left(left)
+            self._leaving.clear()
         streams = self._streams
         for request_id, moment in iteration.started:
             if (stream := streams.get(request_id)) is not None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import zmq
 
+from .heartbeat import Heartbeat
 from .messages import (
     Attach,
     Cancel,
@@ -33,7 +34,8 @@ class FrontEnds:
     its own: it watches over this process.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
         self._owner = _FrontEnd(endpoint)
         self._attached: dict[int, _FrontEnd] = {}
         self._poller = zmq.Poller()
@@ -52,9 +54,11 @@ class FrontEnds:
         zmq.Context.instance().term()
 
     def receive(self, wait: bool) -> Iterator[Command]:
-        """The commands that have arrived; with `wait` it blocks until there is one."""
+        """Gives the sign of life, then the commands that have arrived; with `wait`, once there is one."""
+        self._heartbeat.beat()
         if wait:
-            self._poller.poll()
+            while not self._poller.poll(Heartbeat.IDLE):
+                self._heartbeat.beat()
         for command in self._owner.arrived():
             match command:
                 case Attach(number, endpoint):

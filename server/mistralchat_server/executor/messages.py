@@ -20,6 +20,10 @@ class FailureKind(IntEnum):
     INVALID = 1
     UNSUPPORTED = 2
     INTERNAL = 3
+    #: Refused by the front end, as one of those that may have ended the executor (`executor/suspects.py`).
+    SUSPECT = 4
+    #: Refused by the front end, as one that has ended the executor twice.
+    HARMFUL = 5
 
 
 class ConstraintKind(IntEnum):

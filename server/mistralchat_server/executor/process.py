@@ -2,21 +2,25 @@
 
 Started as `python -m mistralchat_server.executor.process FOLDER` with one line of JSON (`Orders`) on
 standard input, which stays open: its end means that the front end is gone, however it went. FOLDER holds
-the socket and all temporary files, and is removed then.
+the socket and all temporary files; a guardian process removes it then.
 """
 
+import faulthandler
 import logging
 import os
 import shutil
+import signal
 import sys
-import threading
 
 from ..places import places
+from . import guardian
 from .front_ends import FrontEnds
+from .heartbeat import Heartbeat
 from .loop import ExecutorLoop
 from .orders import ExecutorSettings, Orders
 from .replay import ReplayExecutor
 from .seam import EngineDiedError, Executor, StartError
+from .watchdog import STACK_SIGNAL
 
 log = logging.getLogger(__name__)
 
@@ -46,17 +50,19 @@ def load(settings: ExecutorSettings) -> Executor:
             return start(settings.model, settings.trtllm)
 
 
-def _leave_with_front_end(folder: str) -> None:
-    """Ends this process at once when standard input ends: nobody is left to wait for a step."""
-    while os.read(_STDIN, 4096):
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
+def _leave_signals_to_front_end() -> None:
+    """A service manager may signal all processes; the front end alone decides when this one ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Not SIG_IGN, which an engine's workers would inherit.
+        signal.signal(number, lambda *_: None)
 
 
 def main() -> int:
     """The process, from its orders to its end. Returns the exit code."""
     folder = sys.argv[1]
+    _leave_signals_to_front_end()
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
     # Unbuffered: a thread that waits in a buffered read would keep the interpreter from ending.
     with open(_STDIN, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
@@ -68,10 +74,11 @@ def main() -> int:
     logging.basicConfig(
         level=orders.settings.log_level, format="%(asctime)s %(levelname)s executor: %(message)s"
     )
-    threading.Thread(
-        target=_leave_with_front_end, args=(folder,), name="front-end-watch", daemon=True
-    ).start()
-    front_ends = FrontEnds(orders.endpoint)
+    guardian.watch_over(folder)
+    # Tells where it was when it crashes, or when it hangs and is about to be killed.
+    faulthandler.enable()
+    faulthandler.register(STACK_SIGNAL)
+    front_ends = FrontEnds(orders.endpoint, Heartbeat(orders.heartbeat))
     try:
         executor = load(orders.settings)
     except StartError as error:

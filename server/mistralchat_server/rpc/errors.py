@@ -115,6 +115,16 @@ def stalled(seconds: float) -> CallError:
     return CallError(grpc.StatusCode.ABORTED, message, info)
 
 
+def harmful(message: str) -> CallError:
+    """FAILED_PRECONDITION for a request that ends the executor.
+
+    The one status that asks callers not to retry before something has been mended: UNAVAILABLE invites them
+    to, gateways repeat INTERNAL, and INVALID_ARGUMENT would blame a request that keeps every rule.
+    """
+    info = error_details_pb2.ErrorInfo(reason="REQUEST_ENDS_EXECUTOR", domain=_DOMAIN)
+    return CallError(grpc.StatusCode.FAILED_PRECONDITION, message, info)
+
+
 def internal(request_id: str) -> CallError:
     """INTERNAL, with nothing of the inside but an id that the logs know."""
     return CallError(
