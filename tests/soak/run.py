@@ -136,7 +136,7 @@ class Soak:
         while True:
             await asyncio.sleep(self._random.uniform(*(_SOON if self._kills < 2 else _LATER)))
             executor = self._app.executor
-            if executor is not None and executor.description is not None:
+            if executor is not None and executor.client.description is not None:
                 os.kill(executor.pid, signal.SIGKILL)
                 self._kills += 1
 
@@ -159,9 +159,9 @@ class Soak:
 
     def _state(self) -> State:
         executor = self._app.executor
-        iteration = executor.last_iteration if executor is not None else None
+        iteration = executor.client.last_iteration if executor is not None else None
         return State(
-            streams=executor.open_streams if executor is not None else 0,
+            streams=executor.client.open_streams if executor is not None else 0,
             active=iteration.active if iteration is not None else 0,
             tasks=len(asyncio.all_tasks()),
             descriptors=self._process.num_fds(),

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 # Common enough to be one token each for most models, and of different lengths, so that a tokenizer of bytes
 # has words for each remainder too.
 _WORDS = tuple(
-    "so we at by an do day way man old new air sea sun time year work life hand part place world house water "
+    "so we at by an do day way man old new air sea sun time year work life hand part place world house water "  # noqa: SIM905
     "paper light night green black north south money music river story people school family number letter "
-    "summer winter friend".split()  # noqa: SIM905
+    "summer winter friend".split()
 )
 _OPENING = "Continue:"
 
