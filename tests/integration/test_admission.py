@@ -43,14 +43,14 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], list[str]]:
 
     def watch(server: Server) -> list[str]:
         prompts: list[str] = []
-        send = server.executor._send
+        send = server.executor.send
 
         def note(command: Command) -> None:
             if isinstance(command, Request):
                 prompts.append(tokenizer.decode(command.prompt_token_ids))
             send(command)
 
-        monkeypatch.setattr(server.executor, "_send", note)
+        monkeypatch.setattr(server.executor, "send", note)
         return prompts
 
     return watch
@@ -200,7 +200,7 @@ def test_when_the_executor_dies_waiting_calls_end_at_once(serve: Callable[..., S
     next(iter(running))
     waiting = [_begin(server, "waiting") for _ in range(2)]
     _await_waiting(server, 2)
-    os.kill(dead.pid, signal.SIGKILL)
+    os.kill(server.executor_pid, signal.SIGKILL)
     for stream in (running, *waiting):
         refused = refusal(partial(list, stream))
         assert refused.code == grpc.StatusCode.UNAVAILABLE

@@ -122,7 +122,8 @@ def test_a_front_end_that_is_killed_leaves_nothing_behind(run: Callable[..., Com
     command = run(*_REPLAY)
     stream = command.stub().Chat(ask(max_completion_tokens=30_000, min_tokens=30_000), timeout=60)
     next(iter(stream))
-    assert len(command.executors()) == 1
+    # And its guardian.
+    assert len(command.executors()) == 2
     assert len(command.left_behind()) == 1
     command.process.kill()
     command.process.wait()
@@ -225,6 +226,25 @@ def test_a_directory_without_the_engines_format_is_told(
     path = tokenizer_directory(tmp_path / "weights")
     command = run("--model", str(path), "--listen", "127.0.0.1:0")
     _assert_one_sentence(command, 1, "openvino_model.xml")
+
+
+def test_an_address_for_others_without_protection_is_refused(run: Callable[..., Command]) -> None:
+    command = run("--executor", "replay", "--listen", "0.0.0.0:0")
+    _assert_one_sentence(command, 1, "0.0.0.0:0", "no TLS and no credentials", "--keys", "--insecure-listen")
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--tls.certificate", "none.pem", "--tls.private-key", "none.key"], "none.pem"),
+        (["--keys", "none"], "none"),
+        (["--jwt.jwks", "none.json", "--jwt.issuer", "i", "--jwt.audience", "a"], "none.json"),
+    ],
+)
+def test_security_files_that_are_not_there_are_told(
+    run: Callable[..., Command], flags: list[str], names: str
+) -> None:
+    _assert_one_sentence(run(*_REPLAY, *flags), 1, f"Cannot read {names}: No such file")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from ..text.tokenizer import ChatTokenizer, TemplateRefusal, Turn
 from . import rules
 from .answer import Answer
 from .budget import Budget
-from .errors import CallError, Violation, invalid, unavailable, unsupported
+from .errors import CallError, Violation, harmful, invalid, unavailable, unsupported
+from .outage import Outage
 from .readers import Readers
 from .slots import admitted, generation
 from .submission import executor_request
@@ -45,6 +46,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         self._tokenizer: ChatTokenizer | None = None
         self._executor: ExecutorClient | None = None
         self._draining = False
+        #: How long there will be no executor.
+        self.outage = Outage()
 
     def open(self, model_name: str, tokenizer: ChatTokenizer, executor: ExecutorClient) -> None:
         """Begins to answer calls."""
@@ -86,7 +89,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
             except GenerationError as error:
                 raise failed(error) from error
             except ExecutorGoneError as error:
-                raise stopped() from error
+                raise stopped(self.outage) from error
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: "Context"
@@ -132,7 +135,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         if self._tokenizer is None or self._executor is None:
             raise unavailable("the model is still being loaded", _RETRY_AFTER)
         if self._executor.description is None:
-            raise stopped()
+            raise stopped(self.outage)
         return self._tokenizer, self._executor, self._executor.description
 
 
@@ -162,9 +165,9 @@ async def _prompt(tokenizer: ChatTokenizer, messages: Sequence[pb.Message]) -> l
         raise invalid([Violation("messages", str(refusal))]) from refusal
 
 
-def stopped() -> CallError:
+def stopped(outage: Outage) -> CallError:
     """What a call ends with when there is no executor."""
-    return unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER)
+    return unavailable("the executor has stopped; it may be back soon", outage.retry_after)
 
 
 def failed(error: GenerationError) -> CallError | RuntimeError:
@@ -174,5 +177,9 @@ def failed(error: GenerationError) -> CallError | RuntimeError:
             return invalid([Violation(error.parameter or "messages", str(error))])
         case FailureKind.UNSUPPORTED:
             return unsupported(error.parameter or "a parameter", str(error))
+        case FailureKind.SUSPECT:
+            return unavailable(str(error), _RETRY_AFTER)
+        case FailureKind.HARMFUL:
+            return harmful(str(error))
         case FailureKind.INTERNAL:
             return RuntimeError(str(error))

@@ -83,7 +83,7 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
             refusal = failed(error)
             raise renamed(refusal) if isinstance(refusal, CallError) else refusal from error
         except ExecutorGoneError as error:
-            raise stopped() from error
+            raise stopped(self._chat.outage) from error
 
     async def Abort(  # noqa: N802
         self, request: tl.AbortRequest, context: "Context"
