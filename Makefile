@@ -14,7 +14,7 @@ UV     := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-has
           --custom-compile-command "make pins"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-openai test serve chat gateway lint protos pins truss clean
+.PHONY: help demo demo-openai test serve chat gateway lint audit protos pins truss clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,12 @@ lint: $(VENV)/.installed  ## style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# Strict: a package that the service does not know is not a package without vulnerabilities.
+audit: $(VENV)/.installed  ## known vulnerabilities of the pinned versions; SERVICE=osv asks another service
+	for pins in dev cpu gpu; do \
+	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	    --vulnerability-service $(or $(SERVICE),pypi) --requirement $(PINS)/$$pins.txt || exit 1; done
 
 $(TRUSS)/.installed: $(PINS)/truss.txt
 	$(PYTHON) -m venv $(TRUSS)

@@ -221,7 +221,7 @@ def test_a_signal_while_the_executor_is_away_ends_it(run: Callable[..., Command]
 def _hung(run: Callable[..., Command], *arguments: str) -> Command:
     """One whose executor stands still in a step, with Python's global lock."""
     hang = "import ctypes; process.ReplayExecutor.step = lambda self: ctypes.PyDLL(None).sleep(3_600)"
-    short = "from mistralchat_server.executor import client; client._CLOSE_SECONDS = 0.5"
+    short = "from mistralchat_server.executor import child; child._CLOSE_SECONDS = 0.5"
     command = run(*_REPLAY, *arguments, before=f"{_executor(hang)}\n{short}")
     stream = command.stub().Chat(ask(), timeout=0.5)
     assert refusal(lambda: list(stream)).code == grpc.StatusCode.DEADLINE_EXCEEDED
@@ -280,7 +280,7 @@ def _executor(change: str) -> str:
     module = "mistralchat_server.executor"
     program = f"import sys; from {module} import process; {change}; sys.exit(process.main())"
     command = f"(sys.executable, '-c', {program!r})"
-    return f"import sys; from {module} import client; client.ExecutorClient.command = {command}"
+    return f"import sys; from {module} import child; child.ExecutorProcess.command = {command}"
 
 
 def _maps_the_engine(processes: list[int]) -> bool:
@@ -378,6 +378,25 @@ def test_a_directory_without_the_engines_format_is_told(
     path = tokenizer_directory(tmp_path / "weights")
     command = run("--model", str(path), "--listen", "127.0.0.1:0")
     _assert_one_sentence(command, 1, "openvino_model.xml")
+
+
+def test_an_address_for_others_without_protection_is_refused(run: Callable[..., Command]) -> None:
+    command = run("--executor", "replay", "--listen", "0.0.0.0:0")
+    _assert_one_sentence(command, 1, "0.0.0.0:0", "no TLS and no credentials", "--keys", "--insecure-listen")
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--tls.certificate", "none.pem", "--tls.private-key", "none.key"], "none.pem"),
+        (["--keys", "none"], "none"),
+        (["--jwt.jwks", "none.json", "--jwt.issuer", "i", "--jwt.audience", "a"], "none.json"),
+    ],
+)
+def test_security_files_that_are_not_there_are_told(
+    run: Callable[..., Command], flags: list[str], names: str
+) -> None:
+    _assert_one_sentence(run(*_REPLAY, *flags), 1, f"Cannot read {names}: No such file")
 
 
 @pytest.mark.parametrize(

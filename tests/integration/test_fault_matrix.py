@@ -20,7 +20,7 @@ import pytest
 
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat_server import app as app_module
-from mistralchat_server.executor.client import ExecutorClient
+from mistralchat_server.executor.child import ExecutorProcess
 
 from . import faulty_executor
 from .conftest import Server, answer, ask, eventually, refusal, text
@@ -33,7 +33,7 @@ _STREAMS = 8
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor that ends is started again soon, and not so soon that nobody notices its absence."""
     monkeypatch.setattr(app_module, "_BACK_OFF", (0.3, 0.3, 0.3))
-    monkeypatch.setattr(ExecutorClient, "command", faulty_executor.COMMAND)
+    monkeypatch.setattr(ExecutorProcess, "command", faulty_executor.COMMAND)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def server(serve: Callable[..., Server]) -> Server:
 
 
 def _kill(number: signal.Signals, server: Server) -> None:
-    os.kill(server.executor.pid, number)
+    os.kill(server.executor_pid, number)
 
 
 def _hang(server: Server) -> object:
@@ -51,9 +51,9 @@ def _hang(server: Server) -> object:
 
 def _cut_the_connection(server: Server) -> None:
     """The front end's end of the socket is one of this process's: its servers run in it."""
-    (folder,) = {server.executor._folder}
+    endpoint = server.executor.endpoint.removeprefix("ipc://")
     with Path("/proc/net/unix").open() as table:
-        inodes = {line.split()[6] for line in table if line.rstrip().endswith(f"{folder}/executor")}
+        inodes = {line.split()[6] for line in table if line.rstrip().endswith(endpoint)}
     for entry in Path("/proc/self/fd").iterdir():
         try:
             found = re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink()))
@@ -82,7 +82,7 @@ def test_an_executor_that_is_lost_ends_calls_with_unavailable_and_is_started_aga
     streams = [server.chat.Chat(ask(**_ENDLESS), timeout=60) for _ in range(_STREAMS)]
     for stream in streams:
         next(iter(stream))
-    lost = server.executor
+    lost, pid = server.executor, server.executor_pid
     # A call that nobody holds would be cancelled.
     held = cause(server)
     for stream in streams:
@@ -98,7 +98,7 @@ def test_an_executor_that_is_lost_ends_calls_with_unavailable_and_is_started_aga
     eventually(lambda: server.serving, "it serves again")
     assert server.executor is not lost
     with pytest.raises(ProcessLookupError):
-        os.kill(lost.pid, 0)
+        os.kill(pid, 0)
     assert text(answer(server, "Hello")) == "Hello"
     assert any(told in record.getMessage() for record in caplog.records)
 
@@ -160,12 +160,12 @@ def _assert_refused_for_good(server: Server, **fields: Any) -> None:
 
 def test_an_executor_that_is_slow_is_let_be(serve: Callable[..., Server]) -> None:
     server = serve(step_timeout_seconds=2, replay={"step_seconds": 0.5})
-    pid = server.executor.pid
+    pid = server.executor_pid
     late = server.chat.Chat(ask("x" * 50, max_completion_tokens=50), timeout=0.3)
     assert refusal(partial(list, late)).code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert text(answer(server, "12345")) == "12345"
     assert server.serving
-    assert server.executor.pid == pid
+    assert server.executor_pid == pid
 
 
 def test_a_full_server_refuses_and_stays_healthy(serve: Callable[..., Server]) -> None:
@@ -184,12 +184,11 @@ def test_a_full_server_refuses_and_stays_healthy(serve: Callable[..., Server]) -
 def test_a_socket_file_that_is_deleted_is_not_missed(server: Server) -> None:
     stream = iter(server.chat.Chat(ask("x" * 300, max_completion_tokens=500), timeout=60))
     first = next(stream)
-    assert server.executor._folder is not None
-    (Path(server.executor._folder) / "executor").unlink()
+    Path(server.executor.endpoint.removeprefix("ipc://")).unlink()
     assert text([first, *stream]) == "x" * 300
     assert text(answer(server, "Hello")) == "Hello"
     # And not by the next executor either, which has a folder of its own.
-    os.kill(server.executor.pid, signal.SIGKILL)
+    os.kill(server.executor_pid, signal.SIGKILL)
     eventually(lambda: not server.serving, "probes know")
     eventually(lambda: server.serving, "it serves again")
     assert text(answer(server, "Hello")) == "Hello"
@@ -216,8 +215,8 @@ def test_a_jump_of_the_clock_is_not_noticed(server: Server, monkeypatch: pytest.
 def test_a_crash_loop_ends_the_server(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app_module, "_BACK_OFF", (0.01, 0.01))
     server = serve()
-    monkeypatch.setattr(ExecutorClient, "command", (sys.executable, "-c", "raise SystemExit(3)"))
-    os.kill(server.executor.pid, signal.SIGKILL)
+    monkeypatch.setattr(ExecutorProcess, "command", (sys.executable, "-c", "raise SystemExit(3)"))
+    os.kill(server.executor_pid, signal.SIGKILL)
     eventually(lambda: server.ended, "the server has ended")
     assert server._running is not None
     message = str(server._running.exception())

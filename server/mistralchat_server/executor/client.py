@@ -1,26 +1,14 @@
-"""The front end's side of the executor process: starts it, submits requests, hands out their tokens."""
+"""A front end's connection to the executor process: submits requests, hands out their tokens."""
 
 import asyncio
-import contextlib
 import logging
-import os
-import shutil
-import signal
-import sys
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
-from typing import ClassVar
 
 import zmq
-import zmq.asyncio
 
-from . import heartbeat
-from .heartbeat import Heartbeat
 from .messages import (
     Cancel,
-    Close,
     Command,
     Description,
     Event,
@@ -31,49 +19,64 @@ from .messages import (
     StartFailed,
     command_encoder,
     event_decoder,
+    request_ids,
 )
-from .orders import ExecutorSettings, Orders
 from .seam import StartError
 from .stream import ExecutorGoneError, GenerationError, TokenStream
 from .suspects import Suspects
-from .watchdog import Watchdog, end_hung
 
 log = logging.getLogger(__name__)
 
-#: Seconds that an executor process may take to end when asked to.
-_CLOSE_SECONDS = 5.0
-#: Seconds from the loss of its socket within which a process that is ending has ended.
-_LOST_SECONDS = 0.5
+#: Messages that are taken before other work gets its turn: the executor may have run far ahead.
+_AT_A_TIME = 16
+# A plain number: pyzmq's enumeration costs more than what it is passed to.
+_AT_ONCE = int(zmq.NOBLOCK)
 
 
 class ExecutorClient:
-    """One executor process, from its start to its end, and the streams of all open requests.
+    """The connection of one front end, and the streams of its open requests.
 
-    `step_timeout` in seconds: a process whose loop stands still for longer hangs, and is killed. `suspects`
-    outlives the process.
+    It ends with the executor process, of which `lose` tells it. zmq's own asyncio sockets are not used: they
+    took 40 % of the event loop's time at one token per message.
     """
 
-    #: What is started; the process's folder is added.
-    command: ClassVar[tuple[str, ...]] = (sys.executable, "-m", "mistralchat_server.executor.process")
+    def __init__(self, folder: str, suspects: Suspects, number: int = 0) -> None:
+        """`number` is 0 for the front end that starts the process, else what it attaches this one as.
 
-    def __init__(
-        self, settings: ExecutorSettings, *, step_timeout: float = 120.0, suspects: Suspects | None = None
-    ) -> None:
-        self._settings = settings
-        self._step_timeout = step_timeout
-        self._suspects = suspects or Suspects()
+        `suspects` outlives the process. Raises `StartError` if there can be no socket in `folder`.
+        """
+        self.endpoint = self.endpoint_of(folder, number)
+        self._loop = asyncio.get_running_loop()
+        self._suspects = suspects
+        self._streams: dict[int, TokenStream] = {}
         self._requests: dict[int, Request] = {}
         #: Requests whose reader has left, until the executor has gone on without them.
         self._leaving: list[tuple[Request, TokenStream]] = []
-        self._supervision: asyncio.Task[None] | None = None
-        self._hung = False
-        self._streams: dict[int, TokenStream] = {}
-        self._ids = count(1)
+        self._ids = request_ids(number)
         self._description: Description | None = None
-        self._folder: str | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._last_iteration: Iteration | None = None
+        self._ready: asyncio.Future[Description] = self._loop.create_future()
+        self._disconnected: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket.set_hwm(0)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        try:
+            self._socket.bind(self.endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise StartError(
+                f"No socket can be made in {folder} ({error.strerror}): "
+                "set TMPDIR to a folder with a short path that can be written to."
+            ) from error
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._loop.add_reader(self._socket.fileno(), self._receive)
+        self._loop.add_reader(self._monitor.fileno(), self._note_disconnection)
+
+    @staticmethod
+    def endpoint_of(folder: str, number: int) -> str:
+        """Where a front end awaits the executor process."""
+        return f"ipc://{folder}/front-end-{number}"
 
     @property
     def description(self) -> Description | None:
@@ -90,91 +93,17 @@ class ExecutorClient:
         """The executor's latest report, with its own count of active requests."""
         return self._last_iteration
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        assert self._process is not None, "not started"
-        return self._process.pid
+    async def ready(self) -> Description:
+        """Waits until the model is loaded. Raises `StartError` if it cannot be."""
+        return await asyncio.shield(self._ready)
 
-    async def start(self) -> Description:
-        """Starts the process and waits until the model is loaded. Raises `StartError`."""
-        self._folder = tempfile.mkdtemp(prefix="mistralchat-")
-        endpoint = f"ipc://{self._folder}/executor"
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.linger = 0
-        try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            raise StartError(
-                f"No socket can be made in {self._folder} ({error.strerror}): "
-                "set TMPDIR to a folder with a short path that can be written to."
-            ) from error
-        memory = heartbeat.create()
-        try:
-            # A session of its own keeps a terminal's Ctrl-C from it: the front end decides when it ends.
-            self._process = await asyncio.create_subprocess_exec(
-                *self.command,
-                self._folder,
-                stdin=asyncio.subprocess.PIPE,
-                start_new_session=True,
-                pass_fds=(memory,),
-                # What it leaves behind when it is killed is removed with the folder.
-                env={**os.environ, "TMPDIR": self._folder},
-            )
-            pulse = Heartbeat(memory)
-        finally:
-            os.close(memory)
-        assert self._process.stdin is not None
-        orders = Orders(endpoint=endpoint, heartbeat=memory, settings=self._settings)
-        self._process.stdin.write(orders.model_dump_json().encode() + b"\n")
-        first = asyncio.ensure_future(self._receive())
-        ended = asyncio.ensure_future(self._process.wait())
-        try:
-            await asyncio.wait((first, ended), return_when=asyncio.FIRST_COMPLETED)
-            if not first.done():
-                raise StartError(f"The executor process ended while loading, with {_exit(ended.result())}.")
-            event = first.result()
-            if isinstance(event, StartFailed):
-                raise StartError(event.message)
-            assert isinstance(event, Ready), event
-        finally:
-            first.cancel()
-            ended.cancel()
-        self._description = event.description
-        self._tasks = [asyncio.create_task(self._dispatch(), name="executor-dispatch")]
-        watchdog = Watchdog(lambda: pulse.beats, self._step_timeout)
-        self._supervision = asyncio.create_task(
-            self._supervise(self._process, watchdog), name="executor-supervision"
-        )
-        return event.description
+    async def disconnected(self) -> None:
+        """Waits until the executor process is not at the other end any more."""
+        await asyncio.shield(self._disconnected)
 
     async def gone(self) -> None:
-        """Waits until the process has ended, hangs or cannot be reached. All streams have failed then."""
-        assert self._supervision is not None, "not started"
-        await asyncio.shield(self._supervision)
-
-    async def _supervise(self, process: asyncio.subprocess.Process, watchdog: Watchdog) -> None:
-        ended = asyncio.create_task(process.wait())
-        hung = asyncio.create_task(watchdog.hung())
-        lost = asyncio.create_task(self._disconnected())
-        try:
-            await asyncio.wait((ended, hung, lost), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (ended, hung, lost):
-                task.cancel()
-        self._hung = hung.done() and not hung.cancelled()
-        self._judge_requests()
-        self._lose_streams()
-
-    async def _disconnected(self) -> None:
-        monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        await monitor.recv_multipart()
-
-    def _judge_requests(self) -> None:
-        running = [(self._requests[request_id], stream) for request_id, stream in self._streams.items()]
-        for request_id in self._suspects.died(running + self._leaving):
-            log.error("request %d has ended the executor twice: its like are refused for now", request_id)
+        """Waits for `lose`. All streams have failed then."""
+        await asyncio.shield(self._gone)
 
     @asynccontextmanager
     async def generate(self, request: Request) -> AsyncIterator[TokenStream]:
@@ -189,7 +118,7 @@ class ExecutorClient:
         self._suspects.admit(request, stream)
         self._streams[request.id] = stream
         self._requests[request.id] = request
-        self._send(request)
+        self.send(request)
         try:
             yield stream
         finally:
@@ -197,92 +126,81 @@ class ExecutorClient:
             del self._requests[request.id]
             if not stream.ended:
                 self._leaving.append((request, stream))
-                self._send(Cancel(request.id))
+                self.send(Cancel(request.id))
 
     def new_id(self) -> int:
         """An id that no other request of this process has."""
         return next(self._ids)
 
-    async def close(self) -> str:
-        """Ends the process, waiting a few seconds before it is killed, and says how it ended.
-
-        What is still open fails.
-        """
-        if self._folder is None:
-            return "nothing"
-        if self._supervision is not None:
-            self._supervision.cancel()
-            await asyncio.gather(self._supervision, return_exceptions=True)
-        # Without a process it was cancelled before there was one.
-        how = "nothing" if self._process is None else await self._end(self._process)
-        self._lose_streams()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        return how
-
-    async def _end(self, process: asyncio.subprocess.Process) -> str:
-        if process.returncode is not None:
-            return _exit(process.returncode)
-        if self._hung:
-            await end_hung(process)
-            return f"a kill, since no step came to its end within {self._step_timeout:g} s"
-        if self._description is not None:
-            self._send(Close())
-            patience = _CLOSE_SECONDS
-        else:
-            # It is loading and does not listen, or is ending, for which its connection is the first to go.
-            patience = _LOST_SECONDS if self._supervision is not None else 0.0
-        try:
-            return _exit(await asyncio.wait_for(process.wait(), patience))
-        except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            return "a kill, since it did not end by itself"
-
-    def _send(self, command: Command) -> None:
-        # The socket has no high-water mark, so this is done at once and needs no awaiting.
+    def send(self, command: Command) -> None:
+        """Sends a command; what nobody receives any more is dropped."""
+        if self._socket.closed:
+            return
+        # Without a high-water mark this is done at once.
         self._socket.send(command_encoder.encode(command))
+        # Sending may use up the notice that something has arrived.
+        self._loop.call_soon(self._receive)
 
-    async def _receive(self) -> Event:
-        return event_decoder.decode(await self._socket.recv())
+    def lose(self) -> None:
+        """Ends the connection, since the process has ended or is about to be killed: every stream fails."""
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
+        self._description = None
+        running = [(self._requests[request_id], stream) for request_id, stream in self._streams.items()]
+        for request_id in self._suspects.died(running + self._leaving):
+            log.error("request %d has ended the executor twice: its like are refused for now", request_id)
+        for stream in self._streams.values():
+            stream.fail(ExecutorGoneError())
+        self._loop.remove_reader(self._monitor.fileno())
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
 
-    async def _dispatch(self) -> None:
+    def _note_disconnection(self) -> None:
+        self._loop.remove_reader(self._monitor.fileno())
+        self._disconnected.set_result(None)
+
+    def _receive(self) -> None:
+        """Takes what has arrived. The socket tells that something has once, not for each message."""
+        if self._socket.closed:
+            return
+        try:
+            for _ in range(_AT_A_TIME):
+                self._handle(event_decoder.decode(self._socket.recv(_AT_ONCE)))
+        except zmq.Again:
+            return
+        self._loop.call_soon(self._receive)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Iteration():
+                self._dispatch(event)
+            case Ready(description):
+                self._description = description
+                self._ready.set_result(description)
+            case StartFailed(message):
+                self._ready.set_exception(StartError(message))
+
+    def _dispatch(self, iteration: Iteration) -> None:
         """Hands every token to its stream. Nothing else loops over the outputs of an iteration."""
-        while True:
-            event = await self._receive()
-            assert isinstance(event, Iteration), event
-            self._last_iteration = event
-            if self._leaving:
-                for _, left in self._leaving:
-                    self._suspects.left(left)
-                self._leaving.clear()
-            streams = self._streams
-            for request_id, moment in event.started:
-                if (stream := streams.get(request_id)) is not None:
-                    stream.started_at = moment
-            for output in event.outputs:
-                # Tokens of a request whose caller has left are still on their way: nobody wants them.
-                if (stream := streams.get(output.request_id)) is not None:
-                    stream.push(output)
-            for failure in event.failures:
-                self._fail(failure)
+        self._last_iteration = iteration
+        if self._leaving:
+            for _, left in self._leaving:
+                self._suspects.left(left)
+            self._leaving.clear()
+        streams = self._streams
+        for request_id, moment in iteration.started:
+            if (stream := streams.get(request_id)) is not None:
+                stream.started_at = moment
+        for output in iteration.outputs:
+            # Tokens of a request whose caller has left are still on their way: nobody wants them.
+            if (stream := streams.get(output.request_id)) is not None:
+                stream.push(output)
+        for failure in iteration.failures:
+            self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
         if (stream := self._streams.get(failure.request_id)) is not None:
             stream.fail(GenerationError(failure))
-
-    def _lose_streams(self) -> None:
-        self._description = None
-        for stream in self._streams.values():
-            stream.fail(ExecutorGoneError())
-
-
-def _exit(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    by_whom = " (by hand, or for lack of memory: the kernel's log knows)" if code == -signal.SIGKILL else ""
-    return f"signal {-code}{by_whom}"

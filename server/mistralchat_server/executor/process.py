@@ -11,14 +11,12 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterable
 
-import zmq
-
+from ..places import places
 from . import guardian
+from .front_ends import FrontEnds
 from .heartbeat import Heartbeat
 from .loop import ExecutorLoop
-from .messages import Command, Event, Ready, StartFailed, command_decoder, event_encoder
 from .orders import ExecutorSettings, Orders
 from .replay import ReplayExecutor
 from .seam import EngineDiedError, Executor, StartError
@@ -27,8 +25,6 @@ from .watchdog import STACK_SIGNAL
 log = logging.getLogger(__name__)
 
 _STDIN = 0
-#: Iterations that may wait for the front end before the engine waits for it.
-_HIGH_WATER = 1_000
 
 
 def load(settings: ExecutorSettings) -> Executor:
@@ -52,37 +48,6 @@ def load(settings: ExecutorSettings) -> Executor:
             if settings.model is None:
                 raise StartError("The TensorRT-LLM executor needs a checkpoint: give --model or --engine.")
             return start(settings.model, settings.trtllm)
-
-
-class _FrontEnd:
-    """The socket to the front end, and the sign of life that is given at every turn of the loop."""
-
-    def __init__(self, endpoint: str, heartbeat: Heartbeat) -> None:
-        self._heartbeat = heartbeat
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
-        self._socket.connect(endpoint)
-
-    def receive(self, wait: bool) -> Iterable[Command]:
-        self._heartbeat.beat()
-        if wait:
-            while not self._socket.poll(Heartbeat.IDLE):
-                self._heartbeat.beat()
-            yield command_decoder.decode(self._socket.recv())
-        try:
-            while True:
-                yield command_decoder.decode(self._socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            return
-
-    def publish(self, event: Event) -> None:
-        self._socket.send(event_encoder.encode(event))
-
-    def close(self) -> None:
-        """Returns once everything that was published is on its way."""
-        self._socket.close()
-        zmq.Context.instance().term()
 
 
 def _leave_signals_to_front_end() -> None:
@@ -113,18 +78,17 @@ def main() -> int:
     # Tells where it was when it crashes, or when it hangs and is about to be killed.
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL)
-    front_end = _FrontEnd(orders.endpoint, Heartbeat(orders.heartbeat))
+    front_ends = FrontEnds(orders.endpoint, Heartbeat(orders.heartbeat))
     try:
         executor = load(orders.settings)
     except StartError as error:
-        front_end.publish(StartFailed(str(error)))
-        front_end.close()
+        front_ends.start_failed(str(error))
         return 1
-    front_end.publish(Ready(executor.describe()))
+    front_ends.ready(executor.describe())
     try:
-        ExecutorLoop(executor, front_end.receive, front_end.publish).run()
+        ExecutorLoop(executor, front_ends.receive, front_ends.publish).run()
     except EngineDiedError as error:
-        log.error("what the engine says of it", exc_info=error.__cause__)
+        log.error("the engine died: %s", places(error))
         log.critical("%s", error)
         # What is left of an engine may hold threads that would keep this process from ending.
         os._exit(1)

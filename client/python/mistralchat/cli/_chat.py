@@ -7,7 +7,7 @@ from typing import cast
 
 from rich.console import Console
 
-from mistralchat.cli import _display
+from mistralchat.cli import _access, _display
 from mistralchat.cli._conversation import Conversation
 from mistralchat.client import ChatClient
 from mistralchat.errors import ChatError
@@ -62,7 +62,11 @@ def main(argv: list[str]) -> int:
         parser.error(str(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
-    with ChatClient(options.target, timeout=options.timeout) as client:
+    try:
+        client = ChatClient(options.target, timeout=options.timeout, **_access.access(options))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    with client:
         try:
             if question is None:
                 return Conversation(client, instructions, parameters, console).run()
@@ -111,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--system", metavar="TEXT", help="instructions that stand above the conversation")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give an answer up after this long")
+    _access.add_arguments(parser)
     shaping = parser.add_argument_group("what shapes the answer")
     for flag, kind, metavar, explanation in _PARAMETERS:
         shaping.add_argument(flag, type=kind, metavar=metavar, help=explanation)
