@@ -1,4 +1,4 @@
-"""The server from start to end: listens, loads the model, keeps an executor running, drains, stops."""
+"""A front end from start to end: listens, loads, serves one executor after the other, drains, stops."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,10 @@ import logging
 import os
 import signal
 import sys
-import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from grpc_health.v1 import health, health_pb2
 from smg_grpc_proto.generated import trtllm_service_pb2_grpc
@@ -19,43 +20,64 @@ from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 from . import model_files
 from .admission.admission import Admission, Bounds
 from .executor.child import ExecutorProcess
+from .executor.client import ExecutorClient
 from .executor.seam import StartError
-from .executor.suspects import Suspects
 from .listeners import Listeners, Service
 from .rpc.chat import ChatService
 from .rpc.readers import Readers
 from .rpc.trtllm import service as trtllm
 from .settings import Settings
+from .siblings.fleet import Fleet
+from .supervisor import Supervisor
 from .text.byte_tokenizer import byte_tokenizer
 from .text.tokenizer import ChatTokenizer, TokenizerError, load_tokenizer
 
 log = logging.getLogger(__name__)
 
 _SERVICES = (chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name, trtllm.SERVICE_NAME)
-#: Seconds before an executor that has ended is started again; after the last the server gives up.
-_BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
-#: An executor that has run so many seconds was well: the next end is a new one, not part of a loop.
-_WELL = 60.0
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
 #: Seconds in which a stopping server still listens, and refuses calls itself.
 _LAST_CALLS = 0.2
 
 
-class App:
-    """One server. `start`, then `run` until `stop` is called or the executor cannot be kept running."""
+class Executors(Protocol):
+    """Where a front end gets its connections to executor processes from."""
 
-    def __init__(self, settings: Settings) -> None:
+    async def next(self, model: Path | None) -> ExecutorClient:
+        """The next one, once it is ready. Raises `StartError` if there will be none."""
+
+    async def close(self) -> None:
+        """Ends what the present connection needs."""
+
+
+class App:
+    """One front end. `start`, then `run` until `stop` is called or there is no executor to be had.
+
+    The first one of a server starts the executor process, and its siblings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        executors: Executors | None = None,
+        on_serving: Callable[[], object] = lambda: None,
+    ) -> None:
+        """A sibling is given its `executors`, and calls `on_serving` each time that it begins to answer."""
         self._settings = settings
+        self._on_serving = on_serving
         self._health = health.aio.HealthServicer()
         self._admission = Admission(_bounds(settings))
         readers = Readers(settings.reader_timeout_seconds)
         self._chat = ChatService(self._admission, readers)
         self._trtllm = trtllm.TrtllmService(self._chat, self._admission, readers)
-        self._executor: ExecutorProcess | None = None
-        self._suspects = Suspects()
-        #: Seconds that the executor took to start, the last time.
-        self._start_seconds = 0.0
+        self._supervisor: Supervisor | None = None
+        siblings = 0
+        if executors is None:
+            executors = self._supervisor = Supervisor(settings, self._chat.outage)
+            siblings = settings.front_ends - 1
+        self._executors = executors
+        self._fleet = Fleet(siblings)
         self._stopping = asyncio.Event()
         self._listeners: Listeners | None = None
 
@@ -72,8 +94,8 @@ class App:
 
     @property
     def executor(self) -> ExecutorProcess | None:
-        """The executor process that runs at present."""
-        return self._executor
+        """The executor process that runs at present, where it is this front end's own."""
+        return None if self._supervisor is None else self._supervisor.process
 
     @property
     def admission(self) -> Admission:
@@ -91,21 +113,25 @@ class App:
                 tokens, partial(trtllm_service_pb2_grpc.add_TrtllmServiceServicer_to_server, self._trtllm)
             ),
             self._health,
+            sibling=self._supervisor is None,
         )
         await self._listeners.start()
 
     async def run(self) -> None:
         """Loads the model and serves until `stop` is called. Raises `StartError`."""
-        serving = asyncio.create_task(self._serve(), name="serve")
-        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        tasks = [
+            asyncio.create_task(self._serve(), name="serve"),
+            asyncio.create_task(self._stopping.wait(), name="stopping"),
+            asyncio.create_task(self._fleet.failed(), name="siblings"),
+        ]
         try:
-            await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                serving.result()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            serving.cancel()
-            stopping.cancel()
-            await asyncio.gather(serving, stopping, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._drain()
 
     def stop(self) -> None:
@@ -113,29 +139,25 @@ class App:
         self._stopping.set()
 
     async def _serve(self) -> None:
-        started = time.monotonic()
         model, tokenizer, executor = await self._load()
         # What was loaded stays: the collector need not look through it again and again while tokens flow.
         gc.collect()
         gc.freeze()
         name = self._settings.model_name or self._default_name(model)
-        attempts = 0
         while True:
             self._trtllm.open(name, model)
-            self._chat.open(name, tokenizer, executor.client)
-            self._chat.outage.over(_BACK_OFF[min(attempts, len(_BACK_OFF) - 1)] + self._start_seconds)
-            if executor.client.description is not None:
-                self._admission.open(executor.client.description.max_batch_size)
+            self._chat.open(name, tokenizer, executor)
+            if executor.description is not None:
+                self._admission.open(executor.description.max_batch_size)
+            if self.executor is not None:
+                await self._fleet.connect(self.executor)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-            since = time.monotonic()
-            log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
-            await executor.client.gone()
+            self._on_serving()
+            log.info("serving %s on %s", name, self._settings.executor)
+            await executor.gone()
             self._admission.close("the executor has stopped; it may be back soon")
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-            how = await executor.close()
-            attempts = 0 if time.monotonic() - since > _WELL else attempts
-            started = time.monotonic()
-            executor, attempts = await self._restart(model, how, attempts)
+            executor = await self._executors.next(model)
 
     def _default_name(self, model: Path | None) -> str:
         """As the model's files are named; a download lies in a folder that is named after its revision."""
@@ -144,11 +166,12 @@ class App:
         given = Path(self._settings.model)
         return (given if not given.exists() else model).name.removesuffix(".gguf")
 
-    async def _load(self) -> tuple[Path | None, ChatTokenizer, ExecutorProcess]:
+    async def _load(self) -> tuple[Path | None, ChatTokenizer, ExecutorClient]:
         """Finds the model, then loads its tokenizer here while the executor process loads the rest."""
         model = self._settings.model
         path = None if model is None else await asyncio.to_thread(model_files.find, model)
-        starting = asyncio.create_task(self._start_executor(path))
+        self._fleet.start(self._settings_of_siblings(path))
+        starting = asyncio.create_task(self._executors.next(path))
         try:
             tokenizer = await asyncio.to_thread(_load_tokenizer, path)
         except TokenizerError as error:
@@ -157,39 +180,17 @@ class App:
             raise StartError(str(error)) from error
         return path, tokenizer, await starting
 
-    async def _start_executor(self, model: Path | None) -> ExecutorProcess:
-        executor = ExecutorProcess(
-            self._settings.executor_settings(model),
-            step_timeout=self._settings.step_timeout_seconds,
-            suspects=self._suspects,
-        )
-        began = time.monotonic()
-        try:
-            await executor.start()
-        except BaseException:
-            await executor.close()
-            raise
-        self._start_seconds = time.monotonic() - began
-        self._executor = executor
-        return executor
-
-    async def _restart(self, model: Path | None, how: str, attempts: int) -> tuple[ExecutorProcess, int]:
-        while attempts < len(_BACK_OFF):
-            log.error("the executor ended with %s; starting it again in %.1f s", how, _BACK_OFF[attempts])
-            self._chat.outage.lasts(_BACK_OFF[attempts] + self._start_seconds)
-            await asyncio.sleep(_BACK_OFF[attempts])
-            attempts += 1
-            try:
-                return await self._start_executor(model), attempts
-            except StartError as error:
-                how = f"the message: {error}"
-        raise StartError(
-            f"The executor does not keep running: it ended {attempts + 1} times in a row, last with {how}. "
-            "See what it said itself, above."
-        )
+    def _settings_of_siblings(self, model: Path | None) -> Settings:
+        """The same, with what was found out."""
+        assert self._listeners is not None, "not started"
+        addresses = dict(zip(("listen", "token_listen"), self._listeners.addresses, strict=False))
+        name = self._settings.model_name or self._default_name(model)
+        found = {"engine": None, "model": model and str(model), "model_name": name, **addresses}
+        return self._settings.model_copy(update=found)
 
     async def _drain(self) -> None:
         """Refuses new calls and those that wait, gives running ones the grace period, ends the rest."""
+        self._fleet.drain()
         self._chat.drain()
         self._admission.close("the server is shutting down")
         await self._health.enter_graceful_shutdown()
@@ -199,9 +200,11 @@ class App:
         assert self._listeners is not None, "not started"
         stopping = asyncio.create_task(self._listeners.stop(self._settings.grace_seconds + _FAREWELL))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._admission.idle(), self._settings.grace_seconds)
-        if self._executor is not None:
-            await self._executor.close()
+            async with asyncio.timeout(self._settings.grace_seconds):
+                await self._admission.idle()
+                await self._fleet.ended()
+        await self._executors.close()
+        await self._fleet.close()
         # A second stop would wait for the first.
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)

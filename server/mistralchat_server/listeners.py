@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +23,6 @@ from .security.watched import UnusableFileError
 from .settings import Settings
 
 log = logging.getLogger(__name__)
-
-#: A second server on the same port is an error, not a competitor for its connections.
-_ALONE = ("grpc.so_reuseport", 0)
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,19 @@ class Listeners:
     """The servers of one process: the one that callers use, and perhaps one of the gateway's own."""
 
     def __init__(
-        self, settings: Settings, chat: Service, tokens: Service, health_servicer: health.aio.HealthServicer
+        self,
+        settings: Settings,
+        chat: Service,
+        tokens: Service,
+        health_servicer: health.aio.HealthServicer,
+        sibling: bool = False,
     ) -> None:
-        """Nothing listens yet. Raises `StartError` for files that cannot be used."""
+        """Nothing listens yet; a sibling's addresses are those that another front end listens on already.
+
+        Raises `StartError` for files that cannot be used.
+        """
         self._settings = settings
+        self._sibling = sibling
         self._health = health_servicer
         protection = _protection(settings)
         services = [chat] if settings.token_listen else [chat, tokens]
@@ -74,6 +81,8 @@ class Listeners:
     async def start(self) -> None:
         """Begins to listen. Raises `StartError`."""
         for listener in self._listeners:
+            if self._settings.front_ends > 1 and not self._sibling:
+                _require_free(listener.address)
             self._add(listener)
         for server in self._servers:
             await server.start()
@@ -93,7 +102,11 @@ class Listeners:
                 *([] if protection.bearer is None else [TokenInterceptor(protection.bearer, access)]),
                 FaultInterceptor(CertificateProof(access) if protection.by_certificate else None),
             ],
-            options=[*self._settings.limits.channel_options(), _ALONE],
+            options=[
+                *self._settings.limits.channel_options(),
+                # Front ends share a port. A second server on it is an error, not a competitor.
+                ("grpc.so_reuseport", int(self._settings.front_ends > 1)),
+            ],
         )
         for service in listener.services:
             service.add_to(server)
@@ -132,6 +145,20 @@ class _Listener:
     address: str
     protection: _Protection
     services: Sequence[Service]
+
+
+def _require_free(address: str) -> None:
+    """Raises `StartError` for a port that somebody listens on: one that is shared would not tell."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As gRPC does, so that connections of a server that has ended are not in the way.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise StartError(f"Cannot listen on {address}: is another program there?") from error
 
 
 def _protection(settings: Settings) -> _Protection:

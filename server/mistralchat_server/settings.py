@@ -24,7 +24,7 @@ from .executor.orders import ExecutorName, ExecutorSettings
 from .executor.replay import ReplayOptions
 from .executor.trtllm.options import TensorRTLLMOptions
 from .rpc.limits import Limits
-from .security.addresses import is_address
+from .security.addresses import UNIX, is_address
 from .security.options import Access, JWTOptions, TLSOptions
 
 
@@ -75,6 +75,13 @@ class Settings(BaseSettings):
         "key:* and the like, and * for all others. Without any, all may call all.",
     )
     limits: Limits = Field(Limits(), description="Bounds on connections and messages.")
+    front_ends: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that answer calls, on one port and with one executor; the kernel spreads "
+        "connections among them. Each has the bounds on calls and callers for itself.",
+    )
     max_open_calls: int = Field(1_024, ge=1, description="Calls that run or wait at once; more are refused.")
     grace_seconds: float = Field(30.0, ge=0, description="What open calls are given to end at a shutdown.")
     reader_timeout_seconds: float = Field(
@@ -120,6 +127,13 @@ class Settings(BaseSettings):
     def _has_model(self) -> "Settings":
         if self.executor != "replay" and self.model is None:
             raise ValueError(f"the {self.executor} executor needs a model: give one with --model")
+        return self
+
+    @model_validator(mode="after")
+    def _can_share(self) -> "Settings":
+        addresses = [self.listen, *([self.token_listen] if self.token_listen else [])]
+        if self.front_ends > 1 and any(address.startswith(UNIX) for address in addresses):
+            raise ValueError("front_ends: several processes can share a port, not a socket")
         return self
 
     def executor_settings(self, model: Path | None) -> ExecutorSettings:

@@ -28,7 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
-from mistralchat_server import app as app_module
+from mistralchat_server import supervisor
 from mistralchat_server.app import App
 from mistralchat_server.settings import Settings
 
@@ -140,7 +140,7 @@ async def main(rounds: int, streams: int) -> None:
         step_timeout_seconds=STEP_TIMEOUT,
     )
     # Every round is a first crash, and no part of a loop of them.
-    app_module._WELL = 0.0
+    supervisor._WELL = 0.0
     app = App(settings)
     await app.start()
     running = asyncio.create_task(app.run())

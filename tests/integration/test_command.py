@@ -207,7 +207,8 @@ def test_a_signal_while_the_model_is_loaded_ends_it_at_once(run: Callable[..., C
 
 
 def test_a_signal_while_the_executor_is_away_ends_it(run: Callable[..., Command]) -> None:
-    command = run(*_REPLAY, before="from mistralchat_server import app; app._BACK_OFF = (3_600.0,)")
+    away = "from mistralchat_server import supervisor; supervisor._BACK_OFF = (3_600.0,)"
+    command = run(*_REPLAY, before=away)
     command.address()
     for pid in command.executors():
         os.kill(pid, signal.SIGKILL)
@@ -261,7 +262,7 @@ def test_signals_to_all_processes_are_the_front_ends_to_heed(run: Callable[..., 
 def test_a_crash_loop_ends_it_with_a_line_that_says_why(run: Callable[..., Command]) -> None:
     command = run(
         *_REPLAY,
-        before="from mistralchat_server import app; app._BACK_OFF = (0.01, 0.01)\n"
+        before="from mistralchat_server import supervisor; supervisor._BACK_OFF = (0.01, 0.01)\n"
         + _executor("import os; process.ReplayExecutor.step = lambda self: os._exit(9)"),
     )
     stub = command.stub()

@@ -19,7 +19,7 @@ import grpc
 import pytest
 
 from mistralchat.v1 import chat_pb2 as pb
-from mistralchat_server import app as app_module
+from mistralchat_server import supervisor
 from mistralchat_server.executor.child import ExecutorProcess
 
 from . import faulty_executor
@@ -32,7 +32,7 @@ _STREAMS = 8
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor that ends is started again soon, and not so soon that nobody notices its absence."""
-    monkeypatch.setattr(app_module, "_BACK_OFF", (0.3, 0.3, 0.3))
+    monkeypatch.setattr(supervisor, "_BACK_OFF", (0.3, 0.3, 0.3))
     monkeypatch.setattr(ExecutorProcess, "command", faulty_executor.COMMAND)
 
 
@@ -213,7 +213,7 @@ def test_a_jump_of_the_clock_is_not_noticed(server: Server, monkeypatch: pytest.
 
 
 def test_a_crash_loop_ends_the_server(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "_BACK_OFF", (0.01, 0.01))
+    monkeypatch.setattr(supervisor, "_BACK_OFF", (0.01, 0.01))
     server = serve()
     monkeypatch.setattr(ExecutorProcess, "command", (sys.executable, "-c", "raise SystemExit(3)"))
     os.kill(server.executor_pid, signal.SIGKILL)

@@ -1,0 +1,105 @@
+"""A sibling: one more front end. Started as `python -m mistralchat_server.siblings.process`."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ..app import App
+from ..executor.client import ExecutorClient
+from ..executor.seam import StartError
+from ..executor.suspects import Suspects
+from ..settings import Settings
+from .orders import SERVING, Begin, Connect, Drain, decoder
+
+log = logging.getLogger(__name__)
+
+
+class _LentExecutors:
+    """The connections to the executor processes that the first front end runs."""
+
+    def __init__(self, number: int) -> None:
+        self.folders: asyncio.Queue[str] = asyncio.Queue()
+        self._number = number
+        self._suspects = Suspects()
+        self._watch: asyncio.Task[None] | None = None
+        self._client: ExecutorClient | None = None
+
+    async def next(self, model: Path | None) -> ExecutorClient:
+        """Waits for the next executor process."""
+        await self.close()
+        while True:
+            client = ExecutorClient(await self.folders.get(), self._suspects, self._number)
+            ready = asyncio.create_task(client.ready())
+            lost = asyncio.create_task(client.disconnected())
+            await asyncio.wait((ready, lost), return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                self._client = client
+                self._watch = asyncio.create_task(self._lose(client, lost), name="executor-watch")
+                return client
+            ready.cancel()
+            client.lose()
+
+    async def close(self) -> None:
+        """Lets go of the present one."""
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._client is not None:
+            self._client.lose()
+
+    @staticmethod
+    async def _lose(client: ExecutorClient, lost: asyncio.Task[None]) -> None:
+        await lost
+        client.lose()
+
+
+async def _serve(stdin: asyncio.StreamReader) -> None:
+    begin = decoder.decode(await stdin.readline())
+    assert isinstance(begin, Begin), begin
+    settings = Settings(**begin.settings)
+    logging.basicConfig(
+        level=settings.log_level,
+        format=f"%(asctime)s %(levelname)s front end {begin.number}: %(message)s",
+        stream=sys.stderr,
+    )
+    executors = _LentExecutors(begin.number)
+    app = App(settings, executors, on_serving=lambda: os.write(1, SERVING))
+    await app.start()
+    obeying = asyncio.create_task(_obey(stdin, app, executors), name="orders")
+    await app.run()
+    obeying.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await obeying
+
+
+async def _obey(stdin: asyncio.StreamReader, app: App, executors: _LentExecutors) -> None:
+    while line := await stdin.readline():
+        match decoder.decode(line):
+            case Connect(folder):
+                executors.folders.put_nowait(folder)
+            case Drain():
+                app.stop()
+    # The first front end is gone, and with it the executor.
+    os._exit(1)
+
+
+async def _main() -> int:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A service manager may signal all processes; the first front end alone decides when this one ends.
+        loop.add_signal_handler(number, lambda: None)
+    stdin = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    try:
+        await _serve(stdin)
+    except StartError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(_main()))
