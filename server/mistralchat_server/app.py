@@ -129,7 +129,7 @@ class App:
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
             log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
-            await executor.gone()
+            await executor.client.gone()
             self._admission.close("the executor has stopped; it may be back soon")
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             how = await executor.close()

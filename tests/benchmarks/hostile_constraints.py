@@ -41,7 +41,7 @@ def _letters(length: int) -> str:
 
 def _deep_schema(salt: str) -> ChatParameters:
     schema: dict[str, Any] = {"type": "string", "enum": [salt]}
-    for level in range(60):
+    for level in range(30):
         schema = {"type": "object", "properties": {f"p{level}": schema}, "required": [f"p{level}"]}
     return _schema(schema)
 
@@ -107,7 +107,7 @@ def _short_words(salt: str) -> ChatParameters:
 
 
 HOSTILE: dict[str, Callable[[str], ChatParameters]] = {
-    "schema 60 deep": _deep_schema,
+    "schema 30 objects deep": _deep_schema,
     "schema with a huge enum": _huge_enum,
     "schema with 900 optional properties": _many_optional_properties,
     "schema with long bounds": _long_bounds,

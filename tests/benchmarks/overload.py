@@ -165,24 +165,30 @@ def within(load: Load, begin: float, end: float) -> dict[str, Any]:
 def measure(target: str, pid: int, times: float, seconds: float) -> dict[str, Any]:
     """All loads, one after the other."""
     end = ONSET_SECONDS + seconds
-    without_wait = within(generate("closed", target, SLOTS, end), ONSET_SECONDS, end)
-    with_wait = within(generate("closed", target, SLOTS * 1.25, end), ONSET_SECONDS, end)
+
+    def under(kind: str, amount: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The figures of a load, and those of its first seconds."""
+        before = cpu_seconds(pid)
+        load = generate(kind, target, amount, end)
+        figures = within(load, ONSET_SECONDS, end)
+        figures["front end's share of a core"] = round((cpu_seconds(pid) - before) / end, 3)
+        return figures, within(load, 0, ONSET_SECONDS)
+
+    without_wait, _ = under("closed", SLOTS)
+    with_wait, _ = under("closed", SLOTS * 1.25)
     peak = max(without_wait["answers/s"], with_wait["answers/s"])
     result: dict[str, Any] = {"peak": without_wait, "a quarter more callers": with_wait}
     for kind in ("ignore", "honour"):
-        before = cpu_seconds(pid)
-        load = generate(kind, target, peak * times, end)
-        # Until the burst's refusals are forgotten.
-        spent = cpu_seconds(pid) - before
-        time.sleep(3)
-        figures = within(load, ONSET_SECONDS, end)
+        figures, onset = under(kind, peak * times)
         figures["goodput"] = round(figures["answers/s"] / peak, 3)
         for percentile in ("p50", "p99"):
             name = f"first token {percentile} ms"
             figures[f"first token {percentile} over peak"] = round(figures[name] / without_wait[name], 2)
-        figures["front end's share of a core"] = round(spent / end, 2)
-        result[kind] = figures
-        result[f"{kind}, first seconds"] = within(load, 0, ONSET_SECONDS)
+        share = figures["front end's share of a core"] - without_wait["front end's share of a core"]
+        figures["CPU µs of a refusal"] = round(share / figures["refusals/s"] * 1e6)
+        result |= {kind: figures, f"{kind}, first seconds": onset}
+        # Until the refusals are forgotten.
+        time.sleep(3)
     return result
 
 
@@ -213,7 +219,7 @@ def main(times: float, seconds: float) -> None:
             f"{times:g} times the peak, callers {kind} RetryInfo: goodput {figures['goodput']} "
             f"(at least {LEAST_GOODPUT}), first token p50 {figures['first token p50 over peak']}, "
             f"p99 {figures['first token p99 over peak']} of its value at peak (at most {MOST_FIRST_TOKEN}), "
-            f"{figures['refusals/s']} refusals/s"
+            f"{figures['refusals/s']} refusals/s of {figures['CPU µs of a refusal']} µs each"
         )
     print(f"ratio {result['ignore']['goodput']}")
 

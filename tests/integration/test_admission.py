@@ -62,8 +62,8 @@ def _begin(server: Server, content: str, caller: str = "somebody", **fields: Any
 
 @contextmanager
 def _occupied(server: Server) -> Iterator[Any]:
-    """A call has the server's only slot until the end of the `with`."""
-    stream = _begin(server, "occupied", caller="occupier", **_ENDLESS)
+    """A call of the caller `a` has the server's only slot until the end of the `with`."""
+    stream = _begin(server, "occupied", caller="a", **_ENDLESS)
     next(iter(stream))
     yield stream
     stream.cancel()
@@ -235,9 +235,9 @@ def _open(server: Server) -> int:
 
 
 def test_a_reader_that_stalls_holds_no_slot_once_its_answer_is_there(serve: Callable[..., Server]) -> None:
-    server = serve(replay=_ONE_SLOT)
+    server = serve(replay={"step_seconds": 0, "max_batch_size": 1})
     with grpc.insecure_channel(server.address, _NO_READING_AHEAD) as channel:
-        tokens = 3_000
+        tokens = 20_000
         stream = chat_pb2_grpc.ChatServiceStub(channel).Chat(
             ask("x", max_completion_tokens=tokens, min_tokens=tokens), timeout=60
         )

@@ -35,6 +35,8 @@ class Bounds:
 class _Caller:
     open: int = 0
     running: int = 0
+    #: Of its latest slot, counting all slots that were ever handed out.
+    turn: int = 0
 
 
 class Place:
@@ -70,8 +72,9 @@ class Place:
 class Admission:
     """Hands the executor's slots to calls, refuses those that would wait too long, and is fair about both.
 
-    A free slot goes to the waiting caller that has the fewest. Where another call is one too many, it
-    takes the place of the newest one of the caller with the most, unless that is its own.
+    A free slot goes to the waiting caller that has the fewest, and of several to the one whose last turn
+    was longest ago. A call that is one too many takes the place of the newest waiting one of the caller with
+    the most open calls, or is refused if none has more than its own caller would have.
 
     A burst may wait for `queue_seconds`. From the first refusal on, until none has been necessary for as
     long, calls wait for a fraction of the time that the executor takes to a first token: a queue that
@@ -84,6 +87,7 @@ class Admission:
         self._clock = clock
         self._slots = 0
         self._running = 0
+        self._turns = 0
         self._open_calls = 0
         self._callers: dict[str, _Caller] = {}
         self._queue: FairQueue[Place] = FairQueue()
@@ -256,13 +260,16 @@ class Admission:
             place.has_slot = True
             place.since = now
             self._running += 1
-            self._callers[place.caller].running += 1
+            self._turns += 1
+            caller = self._callers[place.caller]
+            caller.running += 1
+            caller.turn = self._turns
             self._quota.spend(place.caller, place.prompt_tokens, now)
             place.waiter.set_result(None)
 
     def _take(self) -> Place:
         """The waiting call whose turn it is, out of the queue."""
-        place = self._queue.take(self._running_of)
+        place = self._queue.take(self._share_of)
         self._queue_tokens -= place.prompt_tokens
         return place
 
@@ -302,8 +309,10 @@ class Admission:
         if not self._open_calls:
             self._idle.set()
 
-    def _running_of(self, caller: str) -> int:
-        return self._callers[caller].running
+    def _share_of(self, name: str) -> tuple[int, int]:
+        """What a caller has of the slots, and how lately it got one."""
+        caller = self._callers[name]
+        return caller.running, caller.turn
 
     def _open_of(self, caller: str) -> int:
         return self._callers[caller].open if caller in self._callers else 0

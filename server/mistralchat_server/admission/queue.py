@@ -10,12 +10,12 @@ Item = TypeVar("Item", bound=Hashable)
 class FairQueue(Generic[Item]):
     """Items of many callers; those of one caller keep their order.
 
-    Which caller comes next is decided by its load, a number that the queue is told. Callers of equal load
-    take turns.
+    Which caller comes next is decided by what the queue is told of its load. Of equal ones, it is the one
+    that has been in the queue for longer.
     """
 
     def __init__(self) -> None:
-        #: Callers with items, the one first whose last turn is longest ago.
+        #: Callers with items, in the order in which they came.
         self._callers: OrderedDict[str, OrderedDict[Item, None]] = OrderedDict()
         self._length = 0
 
@@ -27,13 +27,11 @@ class FairQueue(Generic[Item]):
         self._callers.setdefault(caller, OrderedDict())[item] = None
         self._length += 1
 
-    def take(self, load: Callable[[str], int]) -> Item:
+    def take(self, load: Callable[[str], tuple[int, int]]) -> Item:
         """Removes the oldest item of the caller with the least load. Raises `ValueError` if there is none."""
         caller = min(self._callers, key=load)
         item = next(iter(self._callers[caller]))
         self.discard(caller, item)
-        if caller in self._callers:
-            self._callers.move_to_end(caller)
         return item
 
     def discard(self, caller: str, item: Item) -> bool:

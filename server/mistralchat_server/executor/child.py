@@ -90,11 +90,6 @@ class ExecutorProcess:
         )
         return description
 
-    async def gone(self) -> None:
-        """Waits until the process has ended, hangs or cannot be reached. All streams have failed then."""
-        assert self._supervision is not None, "not started"
-        await asyncio.shield(self._supervision)
-
     def attach(self, number: int) -> None:
         """Connects another front end, whose `ExecutorClient` has this number and the same folder."""
         self.client.send(Attach(number, ExecutorClient.endpoint_of(self.folder, number)))
@@ -138,15 +133,16 @@ class ExecutorProcess:
             return "a kill, since it did not end by itself"
 
     async def _supervise(self, process: asyncio.subprocess.Process, watchdog: Watchdog) -> None:
+        """Ends the connection when the process has ended, hangs or cannot be reached."""
         ended = asyncio.create_task(process.wait())
         hung = asyncio.create_task(watchdog.hung())
         lost = asyncio.create_task(self.client.disconnected())
         try:
             await asyncio.wait((ended, hung, lost), return_when=asyncio.FIRST_COMPLETED)
-            self._hung = hung.done()
         finally:
             for task in (ended, hung, lost):
                 task.cancel()
+        self._hung = hung.done() and not hung.cancelled()
         self.client.lose()
 
     def _remove_folder(self) -> None:

@@ -26,6 +26,9 @@ class _Gate:
         defaults = {"open_calls": 1_000, "queue_seconds": 1_000.0, "queue_tokens": 1_000_000}
         self.admission = Admission(Bounds(**{**defaults, **bounds}), self.clock)  # type: ignore[arg-type]
         self.admission.open(slots)
+        if "queue_seconds" not in bounds:
+            # Calls take no time, so none waits too long.
+            self.admission._pace.held.add(0)
         #: Names of calls in the order in which they got their slots.
         self.started: list[str] = []
         self.ended: dict[str, AdmissionError | None] = {}
@@ -127,6 +130,27 @@ async def test_the_one_call_of_another_caller_starts_next(gate: Open) -> None:
     assert g.started[-1] == "b0"
     await g.end("a1")
     assert g.started[-1] == "a4"
+
+
+async def test_callers_take_turns_where_there_is_one_slot(gate: Open) -> None:
+    g = gate(1)
+    for name in ("a1", "a2", "a3", "a4", "b1", "b2", "c1"):
+        await g.call(name)
+    for number in range(6):
+        await g.end(g.started[number])
+    assert g.started == ["a1", "b1", "c1", "a2", "b2", "a3", "a4"]
+
+
+async def test_whoever_has_fewer_slots_catches_up(gate: Open) -> None:
+    g = gate(4)
+    for number in range(8):
+        await g.call(f"a{number}")
+    for number in range(3):
+        await g.call(f"b{number}")
+    for number in range(3):
+        await g.end(f"a{number}")
+    # Two each, before a has another.
+    assert g.started[4:] == ["b0", "b1", "a4"]
 
 
 async def test_a_slot_can_be_given_back_before_the_call_ends(gate: Open) -> None:
