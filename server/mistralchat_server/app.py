@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -139,6 +140,7 @@ class App:
         self._stopping.set()
 
     async def _serve(self) -> None:
+        started = time.monotonic()
         model, tokenizer, executor = await self._load()
         # What was loaded stays: the collector need not look through it again and again while tokens flow.
         gc.collect()
@@ -153,8 +155,10 @@ class App:
                 await self._fleet.connect(self.executor)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._on_serving()
-            log.info("serving %s on %s", name, self._settings.executor)
+            seconds = time.monotonic() - started
+            log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, seconds)
             await executor.gone()
+            started = time.monotonic()
             self._admission.close("the executor has stopped; it may be back soon")
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
             executor = await self._executors.next(model)
