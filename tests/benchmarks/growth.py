@@ -52,8 +52,14 @@ class Caller:
         self._tokens = 0
 
     async def carry_out(self, order: dict[str, Any]) -> Any:
-        """Orders: `open` so many streams; `await` a token on so many; `count` for seconds; `close` all."""
+        """One order: an `answer` of so many tokens; `open` so many streams; `await` a token on so many;
+        `count` tokens for some seconds; `close` all streams.
+        """
         match order:
+            case {"answer": tokens, "target": target}:
+                async with connections(target, 1) as server:
+                    async for _ in server.chat(replay_request("word", tokens)):
+                        pass
             case {"open": streams, "target": target}:
                 await self._open(target, streams)
             case {"await": streams}:
@@ -117,6 +123,8 @@ def resident_bytes_per_stream(client: Role, streams: int, active: bool) -> float
     # Without slots for all, one stream plays and the others wait behind it.
     flags = replay(streams, _ACTIVE_STEP_SECONDS) if active else replay(1, 0.05)
     with service(*flags) as measured:
+        # By calls that have ended admission knows how long others may have to wait; it guesses before.
+        client.ask({"answer": 1, "target": measured.address})
         _open(client, measured, _WARM_UP_STREAMS, 1)
         client.ask({"close": True})
         _settle(measured)

@@ -79,7 +79,9 @@ def replay(streams: int, step_seconds: float) -> list[str]:
     """Flags of a service whose replay executor runs so many streams at the same time, at this pace."""
     batch = ("--replay.max-batch-size", str(streams))
     pace = ("--replay.step-seconds", f"{step_seconds:.9f}")
-    return ["--executor", "replay", "--max-open-calls", "65536", *batch, *pace]
+    # Nothing is to be refused, however long it waits.
+    patience = ("--max-open-calls", "65536", "--admission.max-queue-seconds", "1000000")
+    return ["--executor", "replay", *patience, *batch, *pace]
 
 
 @contextmanager
