@@ -8,7 +8,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from mistralchat._connection import channel_credentials, channel_options
-from mistralchat.cli import _access
+from mistralchat.cli import _connection_options
 from mistralchat.tls import TLS
 
 _SECONDS = 4.0
@@ -18,10 +18,10 @@ def main(argv: list[str]) -> int:
     """Returns 0 if the server is serving, else 1."""
     parser = argparse.ArgumentParser(prog="python -m mistralchat_server.healthcheck", description=__doc__)
     parser.add_argument("target", nargs="?", default="127.0.0.1:50051", metavar="HOST:PORT")
-    _access.add_arguments(parser)
+    _connection_options.add_access(parser)
     options = parser.parse_args(argv)
     try:
-        channel = _channel(options.target, _access.access(options)["tls"])
+        channel = _channel(options.target, _connection_options.tls(options))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"{options.target}: {error}\n")
         return 1

@@ -221,7 +221,7 @@ def test_a_signal_while_the_executor_is_away_ends_it(run: Callable[..., Command]
 def _hung(run: Callable[..., Command], *arguments: str) -> Command:
     """One whose executor stands still in a step, with Python's global lock."""
     hang = "import ctypes; process.ReplayExecutor.step = lambda self: ctypes.PyDLL(None).sleep(3_600)"
-    short = "from mistralchat_server.executor import client; client._CLOSE_SECONDS = 0.5"
+    short = "from mistralchat_server.executor import child; child._CLOSE_SECONDS = 0.5"
     command = run(*_REPLAY, *arguments, before=f"{_executor(hang)}\n{short}")
     stream = command.stub().Chat(ask(), timeout=0.5)
     assert refusal(lambda: list(stream)).code == grpc.StatusCode.DEADLINE_EXCEEDED

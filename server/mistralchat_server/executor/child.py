@@ -139,10 +139,10 @@ class ExecutorProcess:
         lost = asyncio.create_task(self.client.disconnected())
         try:
             await asyncio.wait((ended, hung, lost), return_when=asyncio.FIRST_COMPLETED)
+            self._hung = hung.done()
         finally:
             for task in (ended, hung, lost):
                 task.cancel()
-        self._hung = hung.done() and not hung.cancelled()
         self.client.lose()
 
     def _remove_folder(self) -> None:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _AT_A_TIME = 16
 # A plain number: pyzmq's enumeration costs more than what it is passed to.
 _AT_ONCE = int(zmq.NOBLOCK)
+_CAN_READ = int(zmq.POLLIN)
 
 
 class ExecutorClient:
@@ -72,6 +73,7 @@ class ExecutorClient:
         self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._loop.add_reader(self._socket.fileno(), self._receive)
         self._loop.add_reader(self._monitor.fileno(), self._note_disconnection)
+        self._note_disconnection()
 
     @staticmethod
     def endpoint_of(folder: str, number: int) -> str:
@@ -159,8 +161,10 @@ class ExecutorClient:
         self._socket.close()
 
     def _note_disconnection(self) -> None:
-        self._loop.remove_reader(self._monitor.fileno())
-        self._disconnected.set_result(None)
+        # Its descriptor speaks up only after the socket has been asked, and then for other reasons, too.
+        if int(self._monitor.get(zmq.EVENTS)) & _CAN_READ and not self._disconnected.done():
+            self._loop.remove_reader(self._monitor.fileno())
+            self._disconnected.set_result(None)
 
     def _receive(self) -> None:
         """Takes what has arrived. The socket tells that something has once, not for each message."""

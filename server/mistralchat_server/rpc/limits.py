@@ -15,6 +15,9 @@ _FIXED = (
     # GOAWAY and ENHANCE_YOUR_CALM.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.http2.max_ping_strikes", 2),
+    # Beyond 1,000 calls that Python has not yet seen, gRPC would cancel some at random, with no word of why.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
     # A caller that vanished without a word gives its connection, and its slots, back within 80 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),

@@ -18,6 +18,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "chat": _Command("mistralchat.cli._chat", "cli", "ask a question, or hold a conversation"),
+    "bench": _Command("mistralchat.bench.command", "bench", "put a server under load and measure it"),
     "engines": _Command(
         "mistralchat_server.engines.command", "server", "list, check, prepare engine recipes"
     ),

@@ -7,7 +7,7 @@ from typing import cast
 
 from rich.console import Console
 
-from mistralchat.cli import _access, _display
+from mistralchat.cli import _connection_options, _display
 from mistralchat.cli._conversation import Conversation
 from mistralchat.client import ChatClient
 from mistralchat.errors import ChatError
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     try:
-        client = ChatClient(options.target, timeout=options.timeout, **_access.access(options))
+        client = _connection_options.ServerConnection.of(options).client()
     except (OSError, ValueError) as error:
         parser.error(str(error))
     with client:
@@ -110,12 +110,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         help="without it: a conversation on a terminal; elsewhere the question is read from standard input",
     )
-    parser.add_argument(
-        "--target", metavar="HOST:PORT", help="the server (default: $MISTRALCHAT_TARGET or localhost:50051)"
-    )
+    _connection_options.add(parser)
     parser.add_argument("--system", metavar="TEXT", help="instructions that stand above the conversation")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give an answer up after this long")
-    _access.add_arguments(parser)
     shaping = parser.add_argument_group("what shapes the answer")
     for flag, kind, metavar, explanation in _PARAMETERS:
         shaping.add_argument(flag, type=kind, metavar=metavar, help=explanation)

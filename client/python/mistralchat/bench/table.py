@@ -1,0 +1,111 @@
+"""The figures as tables for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mistralchat.bench.statistics import Figures, Level, Summary
+
+_TIMES = (
+    ("time to first token", "time_to_first_token"),
+    ("between messages", "between_messages"),
+    ("per token after the first", "per_token"),
+    ("total", "total"),
+    ("queued in the server", "queued"),
+)
+#: Above this share of a core a generator process begins to measure itself.
+_BUSY = 0.85
+#: Calls that begin later than this were held up by the generator.
+_LATE_SECONDS = 0.01
+
+
+def show(console: Console, levels: Sequence[Level], processes: int) -> None:
+    """Prints latencies, rates and failures; and a warning where the generator was the bottleneck."""
+    overall = [(level, Figures.of(level.overall)) for level in levels]
+    console.print(_latencies(overall))
+    console.print(_rates(overall))
+    for level, figures in overall:
+        for status, reason in level.overall.recording.reasons.items():
+            count = f"{figures.statuses[status]:,} ended with {status}"
+            console.print(
+                Text.assemble((f"{level.load.name}: {count}", "bold red"), f"  {' '.join(reason.split())}"),
+                soft_wrap=True,
+            )
+        busy = figures.generator_cpu_seconds / max(figures.seconds, 1e-9) / processes
+        late = figures.late.p99 if figures.late else 0.0
+        if busy > _BUSY or late > _LATE_SECONDS:
+            console.print(
+                f"{level.load.name}: the load generator was short of processor time (each process busy "
+                f"{busy:.0%}, calls begun up to {duration(late)} late at p99); the figures include its own "
+                "delay. More --processes help where there are cores for them.",
+                style="yellow",
+                soft_wrap=True,
+            )
+
+
+def _latencies(overall: Sequence[tuple[Level, Figures]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("load")
+    table.add_column("time")
+    for heading in ("p50", "p90", "p99", "max", "mean"):
+        table.add_column(heading, justify="right")
+    for level, figures in overall:
+        rows = [(name, getattr(figures, field)) for name, field in _TIMES]
+        told = [(name, times) for name, times in rows if times is not None]
+        for index, (name, times) in enumerate(told):
+            load = level.load.name if index == 0 else ""
+            table.add_row(load, name, *_cells(times), end_section=index == len(told) - 1)
+        if not told:
+            table.add_row(level.load.name, "no answer", end_section=True)
+    return table
+
+
+def _cells(times: Summary) -> list[str]:
+    return [duration(value) for value in (times.p50, times.p90, times.p99, times.max, times.mean)]
+
+
+def _rates(overall: Sequence[tuple[Level, Figures]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("load")
+    several = any(len(level.rounds) > 1 for level, _ in overall)
+    seen = any(figures.server_cpu_seconds for _, figures in overall)
+    interrupted = any(figures.calls["interrupted"] for _, figures in overall)
+    headings = ["answered", "failed"] + ["interrupted"] * interrupted
+    headings += ["prompt", "answer", "calls/s", "tokens/s"] + ["of each round"] * several + ["messages/s"]
+    headings += ["generator CPU"] + ["front end CPU", "executor CPU"] * seen
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for level, figures in overall:
+        calls, rates = figures.calls, figures.per_second
+        cells = [f"{calls['answered']:,}", f"{calls['failed']:,}"]
+        cells += [f"{calls['interrupted']:,}"] * interrupted
+        each = max(1, calls["answered"])
+        cells += [f"{figures.tokens[part] / each:,.0f}" for part in ("prompt", "completion")]
+        cells += [rate(rates["calls"]), rate(rates["completion_tokens"])]
+        if several:
+            rounds = [Figures.of(round_).per_second["completion_tokens"] for round_ in level.rounds]
+            cells.append(f"{rate(min(rounds))} to {rate(max(rounds))}")
+        cells += [rate(rates["messages"]), f"{figures.generator_cpu_seconds:.2f} s"]
+        if figures.server_cpu_seconds:
+            cpu = figures.server_cpu_seconds
+            cells += [f"{cpu[part]:.2f} s" for part in ("front_ends", "executor")]
+        table.add_row(level.load.name, *cells)
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Three significant digits, in milliseconds or seconds."""
+    if seconds >= 0.9995:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:,.1f} s"
+    milliseconds = seconds * 1e3
+    digits = 2 if milliseconds < 9.995 else 1 if milliseconds < 99.95 else 0
+    return f"{milliseconds:.{digits}f} ms"
+
+
+def rate(per_second: float) -> str:
+    """Three significant digits or all before the point."""
+    digits = 2 if per_second < 9.995 else 1 if per_second < 99.95 else 0
+    return f"{per_second:,.{digits}f}"
