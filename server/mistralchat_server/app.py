@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from grpc_health.v1 import health, health_pb2
 from smg_grpc_proto.generated import trtllm_service_pb2_grpc
@@ -24,6 +24,7 @@ from .executor.child import ExecutorProcess
 from .executor.client import ExecutorClient
 from .executor.seam import StartError
 from .listeners import Listeners, Service
+from .places import places
 from .rpc.chat import ChatService
 from .rpc.readers import Readers
 from .rpc.trtllm import service as trtllm
@@ -235,6 +236,7 @@ def main(argv: list[str]) -> int:
 async def _main(settings: Settings) -> int:
     app = App(settings)
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_lost)
 
     def on_signal() -> None:
         # A second signal ends everything at once; the executor notices by its standard input.
@@ -249,6 +251,12 @@ async def _main(settings: Settings) -> int:
     log.info("listening on %s; loading the model", " and ".join(app.addresses))
     await app.run()
     return 0
+
+
+def _log_lost(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Logs what nobody has caught."""
+    error = context.get("exception")
+    log.error("%s: %s", context["message"], "no exception" if error is None else places(error))
 
 
 def _bounds(settings: Settings) -> Bounds:

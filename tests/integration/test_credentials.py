@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,9 @@ def test_the_service_knows_who_calls(
         seen.append(caller(context))
         return pb.CountTokensResponse()
 
-    async def chat(self: ChatService, request: Any, context: Any) -> AsyncIterator[Any]:
+    async def chat(self: ChatService, request: Any, context: Any) -> None:
         seen.append(caller(context))
-        yield pb.ChatResponse()
+        await context.write(pb.ChatResponse())
 
     monkeypatch.setattr(ChatService, "CountTokens", count_tokens)
     monkeypatch.setattr(ChatService, "Chat", chat)

@@ -158,6 +158,17 @@ def test_so_does_the_engine(start: Callable[..., _Server], model_path: Path) -> 
     _hold_no_secret(server.stop())
 
 
+def test_an_executor_that_ends_by_an_exception_does_not_quote_it() -> None:
+    program = (
+        "import sys; from mistralchat_server.executor import process\n"
+        f"sys.excepthook = process._log_end; raise ValueError('{_MARK}')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert b"ended by ValueError" in ended.stderr
+    assert _MARK.encode() not in ended.stderr.replace(program.encode(), b"")
+
+
 def test_places_name_types_files_and_functions_but_no_text() -> None:
     def inner() -> None:
         raise KeyError(_MARK)

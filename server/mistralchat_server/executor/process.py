@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+from types import TracebackType
 
 from ..places import places
 from . import guardian
@@ -57,6 +58,10 @@ def _leave_signals_to_front_end() -> None:
         signal.signal(number, lambda *_: None)
 
 
+def _log_end(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+    log.critical("ended by %s", places(error))
+
+
 def main() -> int:
     """The process, from its orders to its end. Returns the exit code."""
     folder = sys.argv[1]
@@ -74,6 +79,7 @@ def main() -> int:
     logging.basicConfig(
         level=orders.settings.log_level, format="%(asctime)s %(levelname)s executor: %(message)s"
     )
+    sys.excepthook = _log_end
     guardian.watch_over(folder)
     # Tells where it was when it crashes, or when it hangs and is about to be killed.
     faulthandler.enable()
