@@ -25,7 +25,9 @@ RUN python -m pip install --no-cache-dir --no-deps --require-hashes --requiremen
 COPY --from=wheel /wheels /tmp/wheels
 RUN python -m pip install --no-cache-dir --no-deps /tmp/wheels/*.whl \
     && mistralchat engines check --all
+# A container is reached through what its host publishes: whoever runs it decides on TLS and credentials.
 ENV MISTRALCHAT_LISTEN=0.0.0.0:50051 \
+    MISTRALCHAT_INSECURE_LISTEN=true \
     PYTHONUNBUFFERED=1 \
     XDG_CACHE_HOME=/var/cache
 USER 10001:10001
@@ -55,7 +57,9 @@ COPY --from=wheel /wheels /tmp/wheels
 RUN python3 -m pip install --no-cache-dir --no-deps /tmp/wheels/*.whl \
     && mistralchat engines check --all \
     && python3 -c "import mistralchat_server.app"
+# A container is reached through what its host publishes: whoever runs it decides on TLS and credentials.
 ENV MISTRALCHAT_LISTEN=0.0.0.0:50051 \
+    MISTRALCHAT_INSECURE_LISTEN=true \
     MISTRALCHAT_EXECUTOR=trtllm \
     PYTHONUNBUFFERED=1 \
     XDG_CACHE_HOME=/var/cache

@@ -35,13 +35,23 @@ def eventually(condition: Callable[[], bool], what: str, seconds: float = _PATIE
 class Server:
     """A running `App`, and a channel to it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings, load: bool = True) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        load: bool = True,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         """Returns once it serves; without `load` it listens and never loads its model."""
         self._loop = loop
         self._running: Future[None] | None = None
         self.app = asyncio.run_coroutine_threadsafe(self._listen(settings), loop).result(_PATIENCE)
         self.address = f"127.0.0.1:{self.app.port}"
-        self.channel = grpc.insecure_channel(self.address)
+        self.channel = (
+            grpc.insecure_channel(self.address)
+            if credentials is None
+            else grpc.secure_channel(self.address, credentials)
+        )
         self.chat = chat_pb2_grpc.ChatServiceStub(self.channel)
         #: The stubs of grpcio-health-checking do not name its methods.
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
@@ -65,7 +75,12 @@ class Server:
     @property
     def executor(self) -> ExecutorClient:
         assert self.app.executor is not None
-        return self.app.executor
+        return self.app.executor.client
+
+    @property
+    def executor_pid(self) -> int:
+        assert self.app.executor is not None
+        return self.app.executor.pid
 
     @property
     def serving(self) -> bool:
@@ -175,9 +190,11 @@ def serve(loop: asyncio.AbstractEventLoop) -> Iterator[Callable[..., Server]]:
     """Starts further replay servers with settings of their own; they end with the test."""
     servers: list[Server] = []
 
-    def start(*, load: bool = True, **settings: Any) -> Server:
+    def start(
+        *, load: bool = True, credentials: grpc.ChannelCredentials | None = None, **settings: Any
+    ) -> Server:
         defaults = {"executor": "replay", "listen": "127.0.0.1:0", "replay": {"step_seconds": 0.001}}
-        servers.append(Server(loop, Settings(**{**defaults, **settings}), load))
+        servers.append(Server(loop, Settings(**{**defaults, **settings}), load, credentials))
         return servers[-1]
 
     yield start

@@ -8,21 +8,22 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 from smg_grpc_proto.generated import trtllm_service_pb2_grpc
 
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 from . import model_files
-from .executor.client import ExecutorClient
+from .admission.admission import Admission, Bounds
+from .executor.child import ExecutorProcess
 from .executor.seam import StartError
-from .rpc import reflection
-from .rpc.admission import Admission
+from .executor.suspects import Suspects
+from .listeners import Listeners, Service
 from .rpc.chat import ChatService
-from .rpc.faults import FaultInterceptor
+from .rpc.readers import Readers
 from .rpc.trtllm import service as trtllm
 from .settings import Settings
 from .text.byte_tokenizer import byte_tokenizer
@@ -37,12 +38,8 @@ _BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)
 _WELL = 60.0
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
-#: Clients ping idle connections, so that a NAT or a mesh does not forget them; they must be allowed to.
-_CHANNEL_OPTIONS = (
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.so_reuseport", 0),
-)
+#: Seconds in which a stopping server still listens, and refuses calls itself.
+_LAST_CALLS = 0.2
 
 
 class App:
@@ -50,36 +47,52 @@ class App:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._server = grpc.aio.server(interceptors=[FaultInterceptor()], options=_CHANNEL_OPTIONS)
         self._health = health.aio.HealthServicer()
-        self._admission = Admission(settings.max_open_calls)
-        self._chat = ChatService(self._admission)
-        self._trtllm = trtllm.TrtllmService(self._chat, self._admission)
-        self._executor: ExecutorClient | None = None
+        self._admission = Admission(_bounds(settings))
+        readers = Readers(settings.reader_timeout_seconds)
+        self._chat = ChatService(self._admission, readers)
+        self._trtllm = trtllm.TrtllmService(self._chat, self._admission, readers)
+        self._executor: ExecutorProcess | None = None
+        self._suspects = Suspects()
+        #: Seconds that the executor took to start, the last time.
+        self._start_seconds = 0.0
         self._stopping = asyncio.Event()
-        #: The port that is listened on.
-        self.port = 0
+        self._listeners: Listeners | None = None
 
     @property
-    def executor(self) -> ExecutorClient | None:
-        """The executor that runs at present."""
+    def addresses(self) -> list[str]:
+        """What is listened on: for callers, then, if that is apart, for the gateway."""
+        return [] if self._listeners is None else self._listeners.addresses
+
+    @property
+    def port(self) -> int:
+        """Of the address for callers; 0 for a socket."""
+        port = self.addresses[0].rpartition(":")[2]
+        return int(port) if port.isdigit() else 0
+
+    @property
+    def executor(self) -> ExecutorProcess | None:
+        """The executor process that runs at present."""
         return self._executor
+
+    @property
+    def admission(self) -> Admission:
+        """What runs and waits at present."""
+        return self._admission
 
     async def start(self) -> None:
         """Begins to listen; every call is answered with UNAVAILABLE as yet. Raises `StartError`."""
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(self._chat, self._server)
-        trtllm_service_pb2_grpc.add_TrtllmServiceServicer_to_server(self._trtllm, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if self._settings.reflection:
-            reflection.enable((*_SERVICES, health.SERVICE_NAME), self._server)
+        chat, tokens = _SERVICES
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        try:
-            self.port = self._server.add_insecure_port(self._settings.listen)
-        except RuntimeError as error:
-            raise StartError(
-                f"Cannot listen on {self._settings.listen}: is another program there?"
-            ) from error
-        await self._server.start()
+        self._listeners = Listeners(
+            self._settings,
+            Service(chat, partial(chat_pb2_grpc.add_ChatServiceServicer_to_server, self._chat)),
+            Service(
+                tokens, partial(trtllm_service_pb2_grpc.add_TrtllmServiceServicer_to_server, self._trtllm)
+            ),
+            self._health,
+        )
+        await self._listeners.start()
 
     async def run(self) -> None:
         """Loads the model and serves until `stop` is called. Raises `StartError`."""
@@ -109,13 +122,17 @@ class App:
         attempts = 0
         while True:
             self._trtllm.open(name, model)
-            self._chat.open(name, tokenizer, executor)
+            self._chat.open(name, tokenizer, executor.client)
+            self._chat.outage.over(_BACK_OFF[min(attempts, len(_BACK_OFF) - 1)] + self._start_seconds)
+            if executor.client.description is not None:
+                self._admission.open(executor.client.description.max_batch_size)
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             since = time.monotonic()
             log.info("serving %s on %s, ready after %.1f s", name, self._settings.executor, since - started)
-            how = await executor.gone()
+            await executor.client.gone()
+            self._admission.close("the executor has stopped; it may be back soon")
             await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-            await executor.close()
+            how = await executor.close()
             attempts = 0 if time.monotonic() - since > _WELL else attempts
             started = time.monotonic()
             executor, attempts = await self._restart(model, how, attempts)
@@ -127,7 +144,7 @@ class App:
         given = Path(self._settings.model)
         return (given if not given.exists() else model).name.removesuffix(".gguf")
 
-    async def _load(self) -> tuple[Path | None, ChatTokenizer, ExecutorClient]:
+    async def _load(self) -> tuple[Path | None, ChatTokenizer, ExecutorProcess]:
         """Finds the model, then loads its tokenizer here while the executor process loads the rest."""
         model = self._settings.model
         path = None if model is None else await asyncio.to_thread(model_files.find, model)
@@ -140,37 +157,55 @@ class App:
             raise StartError(str(error)) from error
         return path, tokenizer, await starting
 
-    async def _start_executor(self, model: Path | None) -> ExecutorClient:
-        executor = ExecutorClient(self._settings.executor_settings(model))
+    async def _start_executor(self, model: Path | None) -> ExecutorProcess:
+        executor = ExecutorProcess(
+            self._settings.executor_settings(model),
+            step_timeout=self._settings.step_timeout_seconds,
+            suspects=self._suspects,
+        )
+        began = time.monotonic()
         try:
             await executor.start()
         except BaseException:
             await executor.close()
             raise
+        self._start_seconds = time.monotonic() - began
         self._executor = executor
         return executor
 
-    async def _restart(self, model: Path | None, how: str, attempts: int) -> tuple[ExecutorClient, int]:
+    async def _restart(self, model: Path | None, how: str, attempts: int) -> tuple[ExecutorProcess, int]:
         while attempts < len(_BACK_OFF):
             log.error("the executor ended with %s; starting it again in %.1f s", how, _BACK_OFF[attempts])
+            self._chat.outage.lasts(_BACK_OFF[attempts] + self._start_seconds)
             await asyncio.sleep(_BACK_OFF[attempts])
             attempts += 1
             try:
                 return await self._start_executor(model), attempts
             except StartError as error:
                 how = f"the message: {error}"
-        raise StartError(f"The executor does not keep running (it ended {attempts + 1} times): {how}.")
+        raise StartError(
+            f"The executor does not keep running: it ended {attempts + 1} times in a row, last with {how}. "
+            "See what it said itself, above."
+        )
 
     async def _drain(self) -> None:
-        """Refuses new calls, gives open ones the grace period, ends the rest with UNAVAILABLE."""
+        """Refuses new calls and those that wait, gives running ones the grace period, ends the rest."""
         self._chat.drain()
+        self._admission.close("the server is shutting down")
         await self._health.enter_graceful_shutdown()
-        # The server itself is stopped afterwards: it would wait for watchers of the health, too.
+        # When gRPC stops, calls that have arrived and were not taken up yet would end with CANCELLED.
+        await asyncio.sleep(_LAST_CALLS)
+        # Sends GOAWAY and closes the port. Not awaited, since it waits for watchers of the health, too.
+        assert self._listeners is not None, "not started"
+        stopping = asyncio.create_task(self._listeners.stop(self._settings.grace_seconds + _FAREWELL))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._admission.idle(), self._settings.grace_seconds)
         if self._executor is not None:
             await self._executor.close()
-        await self._server.stop(_FAREWELL)
+        # A second stop would wait for the first.
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        await self._listeners.stop(_FAREWELL)
 
     async def _set_health(self, status: int) -> None:
         for service in ("", *_SERVICES):
@@ -204,10 +239,20 @@ async def _main(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
     await app.start()
-    host = settings.listen.rpartition(":")[0]
-    log.info("listening on %s:%d; loading the model", host, app.port)
+    log.info("listening on %s; loading the model", " and ".join(app.addresses))
     await app.run()
     return 0
+
+
+def _bounds(settings: Settings) -> Bounds:
+    options = settings.admission
+    return Bounds(
+        open_calls=settings.max_open_calls,
+        queue_seconds=options.max_queue_seconds,
+        queue_tokens=options.max_queue_tokens,
+        calls_per_caller=options.max_calls_per_caller,
+        tokens_per_minute=options.tokens_per_minute,
+    )
 
 
 def _load_tokenizer(model: Path | None) -> ChatTokenizer:

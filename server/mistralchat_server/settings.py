@@ -17,11 +17,15 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from .admission.options import AdmissionOptions
 from .engines import recipe as recipes
 from .executor.openvino.options import OpenVINOOptions
 from .executor.orders import ExecutorName, ExecutorSettings
 from .executor.replay import ReplayOptions
 from .executor.trtllm.options import TensorRTLLMOptions
+from .rpc.limits import Limits
+from .security.addresses import is_address
+from .security.options import Access, JWTOptions, TLSOptions
 
 
 class Settings(BaseSettings):
@@ -45,24 +49,72 @@ class Settings(BaseSettings):
         "of a Hugging Face repository. The replay executor needs a tokenizer only, and has one of its own.",
     )
     model_name: str | None = Field(None, description="What GetModel calls the model; default: as its files.")
-    listen: str = Field("127.0.0.1:50051", description="HOST:PORT; port 0 takes a free one.")
+    listen: str = Field(
+        "127.0.0.1:50051", description="HOST:PORT, port 0 takes a free one; or unix:PATH for a socket."
+    )
+    token_listen: str | None = Field(
+        None,
+        description="A second address for the gateway's token-level service, which then is not at the "
+        "first: without TLS and credentials, since the gateway has none to give.",
+    )
+    insecure_listen: bool = Field(
+        False,
+        description="Listen where other machines reach it even without TLS or credentials: what is "
+        "between them and the server protects it.",
+    )
+    tls: TLSOptions = Field(TLSOptions(), description="Encryption, and callers' certificates.")
+    keys: Path | None = Field(
+        None,
+        description="A file of keys that callers must send one of, made by `mistralchat keys new`. It is "
+        "read again when it changes.",
+    )
+    jwt: JWTOptions = Field(JWTOptions(), description="JSON Web Tokens that callers may send instead.")
+    access: Access = Field(
+        {},
+        description="Which services (chat, tokens) an identity may call: key:NAME, jwt:SUBJECT, cert:NAME; "
+        "key:* and the like, and * for all others. Without any, all may call all.",
+    )
+    limits: Limits = Field(Limits(), description="Bounds on connections and messages.")
     max_open_calls: int = Field(1_024, ge=1, description="Calls that run or wait at once; more are refused.")
     grace_seconds: float = Field(30.0, ge=0, description="What open calls are given to end at a shutdown.")
-    reflection: bool = Field(True, description="Whether grpcurl and the like may ask for the contract.")
+    reader_timeout_seconds: float = Field(
+        60.0, ge=0, description="A caller that takes nothing for so long loses its stream; 0 is never."
+    )
+    step_timeout_seconds: float = Field(
+        120.0,
+        ge=1,
+        description="The longest that one step of the executor may take, such as a piece of a long prompt; "
+        "after that it is killed and started again. Loading the model is not a step.",
+    )
+    reflection: bool | None = Field(
+        None,
+        description="Whether grpcurl and the like may ask for the contract; default: where only this "
+        "machine can.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level logged.")
+    admission: AdmissionOptions = Field(
+        AdmissionOptions(), description="Whom the server answers when it is asked for too much."
+    )
     trtllm: TensorRTLLMOptions = Field(
         TensorRTLLMOptions(), description="Settings of the TensorRT-LLM executor."
     )
     openvino: OpenVINOOptions = Field(OpenVINOOptions(), description="Settings of the OpenVINO executor.")
     replay: ReplayOptions = Field(ReplayOptions(), description="Settings of the replay executor.")
 
-    @field_validator("listen")
+    @field_validator("listen", "token_listen")
     @classmethod
-    def _is_address(cls, listen: str) -> str:
-        host, _, port = listen.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65_535:
-            raise ValueError("must be HOST:PORT, for example 127.0.0.1:50051")
+    def _is_address(cls, listen: str | None) -> str | None:
+        if listen is not None and not is_address(listen):
+            raise ValueError("must be HOST:PORT, for example 127.0.0.1:50051, or unix:PATH")
         return listen
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Settings":
+        if problem := self.tls.problem() or self.jwt.problem():
+            raise ValueError(problem)
+        if self.access and self.keys is None and self.jwt.jwks is None and self.tls.client_ca is None:
+            raise ValueError("access needs callers that are known: give keys, jwt or tls.client_ca")
+        return self
 
     @model_validator(mode="after")
     def _has_model(self) -> "Settings":

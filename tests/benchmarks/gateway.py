@@ -7,21 +7,16 @@ over gRPC, straight to a server, and over HTTP through SMG, in turns. Everything
 cores, the client too. The last line printed is one ratio.
 """
 
-import argparse
 import asyncio
-import json
 import random
 import re
 import signal
-import socket
 import statistics
 import string
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import grpc
@@ -29,11 +24,13 @@ import grpc
 from mistralchat import AsyncChatClient
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
+from support.calls import completion_lines
+from support.processes import COMMAND, free_port
+from support.script import close_with, parser, report
 
 ROUNDS = 5
 #: Tokens of an answer; the replay executor's tokens are bytes.
 TOKENS = 256
-_COMMAND = str(Path(sys.executable).with_name("mistralchat"))
 _CONTENT = re.compile(rb'"content":"([^"]*)"')
 
 
@@ -47,17 +44,10 @@ class Call(NamedTuple):
 Caller = Callable[[str], Awaitable[Call]]
 
 
-def free_port() -> int:
-    """A port that nobody uses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @contextmanager
 def running(*commands: Sequence[str]) -> Iterator[None]:
     """Processes for the length of a `with`."""
-    processes = [subprocess.Popen([_COMMAND, *command]) for command in commands]
+    processes = [subprocess.Popen([COMMAND, *command]) for command in commands]
     try:
         yield
     finally:
@@ -112,20 +102,13 @@ def over_http(port: int) -> Caller:
     """Through the gateway, with as little of a client as there can be."""
 
     async def call(content: str) -> Call:
-        body = {"model": "replay", "stream": True, "temperature": 0, "max_tokens": TOKENS}
-        data = json.dumps({**body, "messages": [{"role": "user", "content": content}]}).encode()
-        head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-        )
+        body = {"model": "replay", "temperature": 0, "max_tokens": TOKENS}
+        messages = [{"role": "user", "content": content}]
         started, first, tokens = time.perf_counter(), 0.0, 0
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head.encode() + data)
-        async for line in reader:
+        async for line in completion_lines(port, {**body, "messages": messages}):
             if (found := _CONTENT.search(line)) and found[1]:
                 first = first or time.perf_counter() - started
                 tokens += len(found[1])
-        writer.close()
         return Call(first, tokens)
 
     return call
@@ -173,11 +156,7 @@ async def beside(measure: Callable[[Caller], Awaitable[float]], unit: str, *flag
             await until_ready(through)
             rounds = [(await measure(direct), await measure(through)) for _ in range(ROUNDS + 1)][1:]
     figures = [statistics.median(column) for column in zip(*rounds, strict=True)]
-    print(
-        json.dumps(
-            {f"direct {unit}": round(figures[0], 2), f"through the gateway {unit}": round(figures[1], 2)}
-        )
-    )
+    report({f"direct {unit}": round(figures[0], 2), f"through the gateway {unit}": round(figures[1], 2)})
     return statistics.median(with_gateway / without for without, with_gateway in rounds)
 
 
@@ -206,12 +185,12 @@ async def of_workers() -> float:
             await until_ready(call)
             await asyncio.sleep(3)  # the gateway registers a second worker a moment after the first
             rates.append(await tokens_per_second(call, 32, 3))
-    print(json.dumps({"one worker tokens/s": round(rates[0]), "two workers tokens/s": round(rates[1])}))
+    report({"one worker tokens/s": round(rates[0]), "two workers tokens/s": round(rates[1])})
     return rates[1] / rates[0]
 
 
 if __name__ == "__main__":
     measures = {"first-token": of_first_token, "throughput": of_throughput, "workers": of_workers}
-    parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=measures)
-    print(f"ratio {asyncio.run(measures[parser.parse_args().what]()):.3f}")
+    arguments = parser(__doc__)
+    arguments.add_argument("what", choices=measures)
+    close_with(asyncio.run(measures[arguments.parse_args().what]()))

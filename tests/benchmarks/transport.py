@@ -1,33 +1,28 @@
 """Messages per second through the whole front end, over a bare grpc.aio server that streams equal messages.
 
-    python tests/benchmarks/transport.py [STREAMS ...]
+    python tests/benchmarks/transport.py [STREAMS ...] [--messages 60000] [--rounds 5]
 
 Every message holds one token: the replay executor runs without a pause, and max_tokens_per_message is 1.
 Bare server and service are processes of their own and take turns with the same client. The last line
 printed is the ratio at the last number of streams.
 """
 
-import argparse
 import asyncio
-import json
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 
-from mistralchat import AsyncChatClient
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
+from support.calls import replay_request
+from support.processes import Role, carry_out_orders, replay, service
+from support.script import close_with, parser, report
 
-ROUNDS = 5
-#: Messages of one measurement, over all its streams.
-MESSAGES = 60_000
+_MOST_OF_ONE_STREAM = 20_000
 WORD = "word"
 
 
@@ -43,24 +38,19 @@ class BareService(chat_pb2_grpc.ChatServiceServicer):
 
 
 async def serve_bare() -> None:
-    """Role `bare`: prints its port and serves until standard input ends."""
+    """Role `bare`: greets with its port and serves until there are no more orders."""
     server = grpc.aio.server()
     chat_pb2_grpc.add_ChatServiceServicer_to_server(BareService(), server)
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    await asyncio.to_thread(sys.stdin.read)
+    await asyncio.to_thread(carry_out_orders, lambda order: None, port)
     await server.stop(None)
 
 
-async def measure(target: str, streams: int) -> float:
-    """Messages per second that arrive over so many streams."""
-    each = min(MESSAGES // streams, 20_000)
-    request = pb.ChatRequest(
-        messages=[pb.Message(role=pb.ROLE_USER, content=WORD)],
-        max_completion_tokens=each,
-        min_tokens=each,
-        stream_options=pb.StreamOptions(max_tokens_per_message=1),
-    )
+async def measure(target: str, streams: int, most: int) -> float:
+    """Messages per second that arrive over so many streams, of at most so many messages."""
+    each = min(most // streams, _MOST_OF_ONE_STREAM)
+    request = replay_request(WORD, each, tokens_per_message=1)
     async with grpc.aio.insecure_channel(target) as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
 
@@ -77,36 +67,19 @@ async def measure(target: str, streams: int) -> float:
     return messages / elapsed
 
 
-def main(streams: list[int]) -> None:
+def main(streams: list[int], messages: int, rounds: int) -> None:
     """Prints one line of JSON for each number of streams, then the last ratio."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        target = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [str(Path(sys.executable).with_name("mistralchat")), "serve", "--executor", "replay"]
-    options = ["--listen", target, "--replay.step-seconds", "0", "--replay.max-batch-size", "8192"]
-    quiet = ["--max-open-calls", "8192", "--log-level", "WARNING"]
-    with (
-        subprocess.Popen(
-            [sys.executable, __file__, "bare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as bare,
-        subprocess.Popen([*command, *options, *quiet]) as service,
-    ):
-        assert bare.stdout is not None
-        try:
-            asyncio.run(compare(f"127.0.0.1:{bare.stdout.readline().strip()}", target, streams))
-        finally:
-            bare.communicate()
-            service.terminate()
+    with Role("bare") as bare, service(*replay(max(streams), 0)) as through:
+        asyncio.run(compare(f"127.0.0.1:{bare.greeting}", through.address, streams, messages, rounds))
 
 
-async def compare(bare_target: str, target: str, streams: list[int]) -> None:
-    """Takes turns with the bare server and the service."""
-    async with AsyncChatClient(target) as client:
-        await client.wait_until_serving(30)
+async def compare(bare_target: str, target: str, streams: list[int], messages: int, rounds: int) -> None:
+    """Takes turns with the bare server and the service, after one round to warm up."""
     result: dict[str, Any] = {}
     for count in streams:
         rates = [
-            (await measure(bare_target, count), await measure(target, count)) for _ in range(ROUNDS + 1)
+            [await measure(address, count, messages) for address in (bare_target, target)]
+            for _ in range(rounds + 1)
         ][1:]
         ratios = [through / alone for alone, through in rates]
         result = {
@@ -116,14 +89,18 @@ async def compare(bare_target: str, target: str, streams: list[int]) -> None:
             "ratio": round(statistics.median(ratios), 3),
             "ratios": [round(ratio, 3) for ratio in ratios],
         }
-        print(json.dumps(result), flush=True)
-    print(f"ratio {result['ratio']}")
+        report(result)
+    close_with(result["ratio"])
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["bare"]:
         asyncio.run(serve_bare())
     else:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("streams", nargs="*", type=int, default=[1, 1_024, 256, 64])
-        main(parser.parse_args().streams)
+        arguments = parser(__doc__)
+        arguments.add_argument("streams", nargs="*", type=int, default=[1, 1_024, 256, 64])
+        arguments.add_argument(
+            "--messages", type=int, default=60_000, help="of one measurement, over all streams"
+        )
+        arguments.add_argument("--rounds", type=int, default=5)
+        main(**vars(arguments.parse_args()))

@@ -174,7 +174,7 @@ def test_an_executor_that_dies_in_the_middle_of_an_answer(
     for chunk in stream:
         if chunk.choices and chunk.choices[0].delta.content:
             break
-    os.kill(server.executor.pid, signal.SIGKILL)
+    os.kill(server.executor_pid, signal.SIGKILL)
     error = _refused(openai.APIError, lambda: list(stream))
     assert "the executor has stopped" in str(error)
     eventually(lambda: server.serving, "the executor is back")

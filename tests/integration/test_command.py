@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +17,24 @@ import pytest
 
 from mistralchat.v1 import chat_pb2_grpc
 
-from .conftest import ask, eventually, text
+from .conftest import ask, eventually, refusal, text
 
-_COMMAND = [sys.executable, "-c", "import sys; from mistralchat.cli import main; sys.exit(main())", "serve"]
+_PROGRAM = "import sys; from mistralchat.cli import main; sys.exit(main())"
 _REPLAY = ["--executor", "replay", "--listen", "127.0.0.1:0", "--replay.step-seconds", "0.005"]
 
 
 class Command:
     """A started `mistralchat serve`, and what it has said."""
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, before: str = "", **environment: str) -> None:
+        """`before` is Python code that runs first in its process."""
         self._said = folder / "said"
         #: Where it and its executor make their temporary files, and nobody else.
         self.temporary = folder / "temporary"
         self.temporary.mkdir()
         with self._said.open("wb") as said:
             self.process = subprocess.Popen(
-                [*_COMMAND, *arguments],
+                [sys.executable, "-c", f"{before}\n{_PROGRAM}", "serve", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -46,12 +49,19 @@ class Command:
     def exit_code(self) -> int:
         return self.process.wait(60)
 
+    def address(self) -> str:
+        """Once it serves."""
+        self.await_said(" serving ")
+        found = re.search(r"listening on (127\.0\.0\.1:\d+)", self.said)
+        assert found, self.said
+        return found[1]
+
+    def await_said(self, words: str) -> None:
+        eventually(lambda: words in self.said or self.process.poll() is not None, f"it says {words}")
+
     def stub(self) -> chat_pb2_grpc.ChatServiceStub:
         """Once it serves."""
-        eventually(lambda: " serving " in self.said or self.process.poll() is not None, "it serves")
-        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", self.said)
-        assert found, self.said
-        return chat_pb2_grpc.ChatServiceStub(grpc.insecure_channel(f"127.0.0.1:{found[1]}"))
+        return chat_pb2_grpc.ChatServiceStub(grpc.insecure_channel(self.address()))
 
     def left_behind(self) -> list[str]:
         return [path.name for path in self.temporary.iterdir() if path.name.startswith("mistralchat")]
@@ -73,9 +83,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Comm
     """Starts the command; whatever is left of it ends with the test."""
     commands: list[Command] = []
 
-    def start(*arguments: str, **environment: str) -> Command:
+    def start(*arguments: str, **options: str) -> Command:
         # A short name: the path of a socket is bounded to some hundred characters.
-        commands.append(Command(tmp_path_factory.mktemp("c"), *arguments, **environment))
+        commands.append(Command(tmp_path_factory.mktemp("c"), *arguments, **options))
         return commands[-1]
 
     yield start
@@ -122,12 +132,155 @@ def test_a_front_end_that_is_killed_leaves_nothing_behind(run: Callable[..., Com
     command = run(*_REPLAY)
     stream = command.stub().Chat(ask(max_completion_tokens=30_000, min_tokens=30_000), timeout=60)
     next(iter(stream))
-    assert len(command.executors()) == 1
+    # And its guardian.
+    assert len(command.executors()) == 2
     assert len(command.left_behind()) == 1
     command.process.kill()
     command.process.wait()
     eventually(lambda: not command.executors(), "the executor has ended")
     eventually(lambda: not command.left_behind(), "its folder is gone")
+
+
+def test_while_it_stops_the_port_is_closed_and_running_answers_go_on(run: Callable[..., Command]) -> None:
+    command = run(*_REPLAY)
+    address = command.address()
+    with grpc.insecure_channel(address) as channel:
+        chat = chat_pb2_grpc.ChatServiceStub(channel).Chat
+        stream = iter(chat(ask("x" * 400, max_completion_tokens=500), timeout=60))
+        first = next(stream)
+        command.process.send_signal(signal.SIGTERM)
+        eventually(lambda: not _accepts_connections(address), "the port is closed")
+        # GOAWAY has sent the channel to look for a connection elsewhere.
+        refused = refusal(lambda: list(chat(ask(), timeout=60)))
+        assert refused.code == grpc.StatusCode.UNAVAILABLE
+        assert command.process.poll() is None
+        assert text([first, *stream]) == "x" * 400
+    assert command.exit_code() == 0
+
+
+def _accepts_connections(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_calls_around_the_signal_are_answered_whole_or_told_to_go_elsewhere(
+    run: Callable[..., Command],
+) -> None:
+    command = run(*_REPLAY)
+    address = command.address()
+
+    def call_until_refused() -> tuple[list[str], grpc.StatusCode]:
+        answers = []
+        with grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            chat = chat_pb2_grpc.ChatServiceStub(channel).Chat
+            while True:
+                try:
+                    answers.append(text(list(chat(ask("Hello"), timeout=60))))
+                except grpc.RpcError as error:
+                    return answers, error.code()
+
+    with ThreadPoolExecutor(16) as callers:
+        calls = [callers.submit(call_until_refused) for _ in range(16)]
+        stub = chat_pb2_grpc.ChatServiceStub(grpc.insecure_channel(address))
+        assert text(list(stub.Chat(ask("x" * 40, max_completion_tokens=100), timeout=60))) == "x" * 40
+        command.process.send_signal(signal.SIGTERM)
+        results = [call.result(60) for call in calls]
+    assert {code for _, code in results} == {grpc.StatusCode.UNAVAILABLE}
+    assert {text for answers, _ in results for text in answers} == {"Hello"}
+    assert command.exit_code() == 0
+
+
+def test_a_signal_while_the_model_is_loaded_ends_it_at_once(run: Callable[..., Command]) -> None:
+    command = run(
+        *_REPLAY, before=_executor("import time; process.load = lambda settings: time.sleep(3_600)")
+    )
+    eventually(lambda: len(command.executors()) == 2, "the executor and its guardian are there")
+    command.process.send_signal(signal.SIGTERM)
+    assert command.exit_code() == 0
+    assert command.left_behind() == []
+    eventually(lambda: not command.executors(), "the executor has ended")
+    assert "Traceback" not in command.said
+
+
+def test_a_signal_while_the_executor_is_away_ends_it(run: Callable[..., Command]) -> None:
+    command = run(*_REPLAY, before="from mistralchat_server import app; app._BACK_OFF = (3_600.0,)")
+    command.address()
+    for pid in command.executors():
+        os.kill(pid, signal.SIGKILL)
+    command.await_said("starting it again")
+    command.process.send_signal(signal.SIGTERM)
+    assert command.exit_code() == 0
+    assert command.left_behind() == []
+    assert command.executors() == []
+
+
+def _hung(run: Callable[..., Command], *arguments: str) -> Command:
+    """One whose executor stands still in a step, with Python's global lock."""
+    hang = "import ctypes; process.ReplayExecutor.step = lambda self: ctypes.PyDLL(None).sleep(3_600)"
+    short = "from mistralchat_server.executor import child; child._CLOSE_SECONDS = 0.5"
+    command = run(*_REPLAY, *arguments, before=f"{_executor(hang)}\n{short}")
+    stream = command.stub().Chat(ask(), timeout=0.5)
+    assert refusal(lambda: list(stream)).code == grpc.StatusCode.DEADLINE_EXCEEDED
+    return command
+
+
+def test_a_signal_ends_it_though_the_executor_hangs(run: Callable[..., Command]) -> None:
+    command = _hung(run)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.exit_code() == 0
+    assert command.left_behind() == []
+    eventually(lambda: not command.executors(), "the executor has ended")
+
+
+def test_a_front_end_that_is_killed_while_the_executor_hangs_leaves_nothing_behind(
+    run: Callable[..., Command],
+) -> None:
+    command = _hung(run)
+    assert command.executors()
+    command.process.kill()
+    command.process.wait()
+    eventually(lambda: not command.executors(), "the executor has ended")
+    eventually(lambda: not command.left_behind(), "its folder is gone")
+
+
+def test_signals_to_all_processes_are_the_front_ends_to_heed(run: Callable[..., Command]) -> None:
+    # As a service manager sends them.
+    command = run(*_REPLAY)
+    stream = iter(command.stub().Chat(ask("x" * 200, max_completion_tokens=500), timeout=60))
+    first = next(stream)
+    for pid in [*command.executors(), command.process.pid]:
+        os.kill(pid, signal.SIGTERM)
+    assert text([first, *stream]) == "x" * 200
+    assert command.exit_code() == 0
+
+
+def test_a_crash_loop_ends_it_with_a_line_that_says_why(run: Callable[..., Command]) -> None:
+    command = run(
+        *_REPLAY,
+        before="from mistralchat_server import app; app._BACK_OFF = (0.01, 0.01)\n"
+        + _executor("import os; process.ReplayExecutor.step = lambda self: os._exit(9)"),
+    )
+    stub = command.stub()
+    while command.process.poll() is None:
+        assert refusal(lambda: list(stub.Chat(ask(f"{time.monotonic()}"), timeout=60))).code in {
+            grpc.StatusCode.UNAVAILABLE
+        }
+    assert command.exit_code() == 1
+    last = command.said.splitlines()[-1]
+    assert "ERROR" in last
+    assert "ended 3 times in a row, last with exit code 9" in last
+
+
+def _executor(change: str) -> str:
+    """Code that gives the server another executor process: the usual one, changed."""
+    module = "mistralchat_server.executor"
+    program = f"import sys; from {module} import process; {change}; sys.exit(process.main())"
+    command = f"(sys.executable, '-c', {program!r})"
+    return f"import sys; from {module} import child; child.ExecutorProcess.command = {command}"
 
 
 def _maps_the_engine(processes: list[int]) -> bool:
@@ -225,6 +378,25 @@ def test_a_directory_without_the_engines_format_is_told(
     path = tokenizer_directory(tmp_path / "weights")
     command = run("--model", str(path), "--listen", "127.0.0.1:0")
     _assert_one_sentence(command, 1, "openvino_model.xml")
+
+
+def test_an_address_for_others_without_protection_is_refused(run: Callable[..., Command]) -> None:
+    command = run("--executor", "replay", "--listen", "0.0.0.0:0")
+    _assert_one_sentence(command, 1, "0.0.0.0:0", "no TLS and no credentials", "--keys", "--insecure-listen")
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (["--tls.certificate", "none.pem", "--tls.private-key", "none.key"], "none.pem"),
+        (["--keys", "none"], "none"),
+        (["--jwt.jwks", "none.json", "--jwt.issuer", "i", "--jwt.audience", "a"], "none.json"),
+    ],
+)
+def test_security_files_that_are_not_there_are_told(
+    run: Callable[..., Command], flags: list[str], names: str
+) -> None:
+    _assert_one_sentence(run(*_REPLAY, *flags), 1, f"Cannot read {names}: No such file")
 
 
 @pytest.mark.parametrize(

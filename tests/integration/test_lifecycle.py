@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat_server import app as app_module
-from mistralchat_server.executor.client import ExecutorClient
+from mistralchat_server.executor.child import ExecutorProcess
 from mistralchat_server.executor.messages import Description
 from mistralchat_server.text.byte_tokenizer import byte_tokenizer
 from mistralchat_server.text.tokenizer import ChatTokenizer
@@ -112,7 +112,7 @@ def test_when_the_executor_dies_open_calls_end_and_it_is_started_again(
     eventually(lambda: server.executor.open_streams == 8, "all calls are open")
     dead = server.executor
     with _health(server) as told:
-        os.kill(dead.pid, signal.SIGKILL)
+        os.kill(server.executor_pid, signal.SIGKILL)
         for stream in streams:
             refused = refusal(partial(list, stream))
             assert refused.code == grpc.StatusCode.UNAVAILABLE
@@ -131,7 +131,7 @@ def test_when_the_executor_dies_open_calls_end_and_it_is_started_again(
 
 def test_an_executor_that_hangs_is_killed_with_the_server(serve: Callable[..., Server]) -> None:
     server = serve()
-    pid = server.executor.pid
+    pid = server.executor_pid
     os.kill(pid, signal.SIGSTOP)
     server.begin_to_stop()
     eventually(lambda: server.ended, "the server has ended")
@@ -143,7 +143,7 @@ def test_draining_lets_open_answers_finish(serve: Callable[..., Server]) -> None
     server = serve(replay={"step_seconds": 0.01})
     stream = server.chat.Chat(ask("x" * 100, max_completion_tokens=500), timeout=60)
     first = next(iter(stream))
-    pid = server.executor.pid
+    pid = server.executor_pid
     server.begin_to_stop()
     assert text([first, *stream]) == "x" * 100
     eventually(lambda: server.ended, "the server has ended")
@@ -186,11 +186,11 @@ def test_a_watching_probe_does_not_hold_up_the_end(serve: Callable[..., Server])
 def test_a_server_that_is_stopped_while_it_loads_leaves_no_executor(
     serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clients: list[ExecutorClient] = []
+    clients: list[ExecutorProcess] = []
     loaded = threading.Event()
-    start = ExecutorClient.start
+    start = ExecutorProcess.start
 
-    async def note(self: ExecutorClient) -> Description:
+    async def note(self: ExecutorProcess) -> Description:
         clients.append(self)
         return await start(self)
 
@@ -198,11 +198,11 @@ def test_a_server_that_is_stopped_while_it_loads_leaves_no_executor(
         loaded.wait(60)
         return byte_tokenizer()
 
-    monkeypatch.setattr(ExecutorClient, "start", note)
+    monkeypatch.setattr(ExecutorProcess, "start", note)
     monkeypatch.setattr(app_module, "_load_tokenizer", load_tokenizer)
     server = serve(load=False)
     server.load()
-    eventually(lambda: bool(clients) and clients[0].description is not None, "the executor is there")
+    eventually(lambda: bool(clients) and clients[0].client.description is not None, "the executor is there")
     server.begin_to_stop()
     eventually(lambda: server.ended, "the server has ended")
     loaded.set()

@@ -42,13 +42,13 @@ def test_defaults_fill_the_rest() -> None:
     settings = Settings.from_command_line(_REPLAY)
     assert settings.listen == "127.0.0.1:50051"
     assert settings.model is None
-    assert settings.reflection
+    assert settings.reflection is None
 
 
 @pytest.mark.parametrize(
-    ("flags", "reflection"), [([], True), (["--reflection"], True), (["--no-reflection"], False)]
+    ("flags", "reflection"), [([], None), (["--reflection"], True), (["--no-reflection"], False)]
 )
-def test_a_switch_is_a_flag(flags: list[str], reflection: bool) -> None:
+def test_a_switch_is_a_flag(flags: list[str], reflection: bool | None) -> None:
     assert Settings.from_command_line([*_REPLAY, *flags]).reflection is reflection
 
 
@@ -133,7 +133,32 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert [flag for flag in [*flags, "--config"] if flag not in told] == []
 
 
-@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:50051", "localhost:65535", "0.0.0.0:80"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tls": {"certificate": "a"}},
+        {"tls": {"private_key": "a"}},
+        {"tls": {"client_ca": "a"}},
+        {"jwt": {"jwks": "a"}},
+        {"jwt": {"jwks": "a", "issuer": "b"}},
+        {"access": {"*": ["chat"]}},
+        {"access": {"*": ["admin"]}, "keys": "a"},
+        {"token_listen": "50052"},
+    ],
+)
+def test_security_settings_belong_together(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(executor="replay", **fields)
+
+
+def test_an_access_table_comes_from_a_file(tmp_path: Path) -> None:
+    file = _file(tmp_path, "executor: replay\nkeys: keys\naccess:\n  'key:gateway': [tokens]\n  '*': []\n")
+    assert Settings.from_command_line(file).access == {"key:gateway": ["tokens"], "*": []}
+
+
+@pytest.mark.parametrize(
+    "listen", ["unix:/tmp/s", "127.0.0.1:0", "[::1]:50051", "localhost:65535", "0.0.0.0:80"]
+)
 def test_an_address_is_host_and_port(listen: str) -> None:
     assert Settings(executor="replay", listen=listen).listen == listen
 

@@ -28,9 +28,11 @@ from mistralchat.errors import (
 )
 from mistralchat.messages import Message, Messages, assistant, system, user
 from mistralchat.parameters import DEFAULT_MAX_COMPLETION_TOKENS, ChatParameters
+from mistralchat.tls import TLS
 
 __all__ = [
     "DEFAULT_MAX_COMPLETION_TOKENS",
+    "TLS",
     "Answer",
     "AsyncChatClient",
     "AsyncChatStream",

@@ -1,12 +1,18 @@
-"""Where a client connects to and how: target, channel options, metadata, pauses between attempts."""
+"""Where a client connects to and how: target, encryption, options, metadata, pauses between attempts."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
-from mistralchat.errors import Unavailable
+import grpc
 
-CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
+from mistralchat.errors import Unavailable
+from mistralchat.tls import TLS
+
+#: A bearer token, or what gives the current one where tokens are renewed.
+Token = str | Callable[[], str]
+
+_CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.primary_user_agent", f"mistralchat-python/{version('mistralchat')}"),
     # A long answer with twenty log-probabilities per token, in one message per beam, passes the usual 4 MiB.
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -28,8 +34,34 @@ def target_or_default(target: str | None) -> str:
     return target or os.environ.get("MISTRALCHAT_TARGET") or "localhost:50051"
 
 
-def wire_metadata(metadata: Mapping[str, str] | None) -> tuple[tuple[str, str | bytes], ...]:
-    return tuple((key.lower(), value) for key, value in (metadata or {}).items())
+def channel_credentials(
+    credentials: grpc.ChannelCredentials | None, tls: bool | TLS
+) -> grpc.ChannelCredentials | None:
+    if credentials is not None and tls:
+        raise ValueError("credentials and tls exclude each other")
+    if tls:
+        return (TLS() if isinstance(tls, bool) else tls).credentials()
+    return credentials
+
+
+def channel_options(tls: bool | TLS) -> list[tuple[str, str | int]]:
+    if isinstance(tls, TLS) and tls.server_name is not None:
+        return [*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", tls.server_name)]
+    return _CHANNEL_OPTIONS
+
+
+class CallMetadata:
+    """What goes with every call, the caller's token as of now included."""
+
+    def __init__(self, metadata: Mapping[str, str] | None, token: Token | None) -> None:
+        self._fixed = tuple((key.lower(), value) for key, value in (metadata or {}).items())
+        self._token = token
+
+    def __call__(self) -> tuple[tuple[str, str | bytes], ...]:
+        if self._token is None:
+            return self._fixed
+        token = self._token if isinstance(self._token, str) else self._token()
+        return (*self._fixed, ("authorization", f"Bearer {token}"))
 
 
 def pause_before_retry(error: Unavailable, remaining: float) -> float:

@@ -12,12 +12,20 @@ from typing import Self, Unpack
 
 import grpc
 
-from mistralchat._connection import CHANNEL_OPTIONS, pause_before_retry, target_or_default, wire_metadata
+from mistralchat._connection import (
+    CallMetadata,
+    Token,
+    channel_credentials,
+    channel_options,
+    pause_before_retry,
+    target_or_default,
+)
 from mistralchat._status import chat_error
 from mistralchat.answer import Answer
 from mistralchat.errors import Cancelled, DeadlineExceeded, Unavailable
 from mistralchat.messages import Messages, wire_messages
 from mistralchat.parameters import ChatParameters, chat_request
+from mistralchat.tls import TLS
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 
@@ -93,8 +101,10 @@ class AsyncChatClient:
     """A connection to one mistralchat server, made when it is first needed. Make it inside the event loop.
 
     `target` is HOST:PORT or any gRPC target; by default the environment variable MISTRALCHAT_TARGET, or else
-    localhost:50051. Without `credentials` the connection is not encrypted. `timeout` is the default of every
-    call, in seconds; None waits for as long as it takes. `metadata` goes with every call.
+    localhost:50051. With `tls` the connection is encrypted; `TLS` says what to trust and what to show.
+    `credentials`, instead, are gRPC's own. `token` is the bearer token that identifies the caller, or a
+    function that returns the current one; do not send it unencrypted over a network. `timeout` is the
+    default of every call, in seconds; None waits for as long as it takes. `metadata` goes with every call.
 
     Nothing is retried behind the caller's back; `Unavailable` and `Overloaded` say after how many seconds
     to ask again.
@@ -104,17 +114,20 @@ class AsyncChatClient:
         self,
         target: str | None = None,
         *,
+        tls: bool | TLS = False,
+        token: Token | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._target = target_or_default(target)
         self._timeout = timeout
-        self._metadata = wire_metadata(metadata)
+        self._metadata = CallMetadata(metadata, token)
+        credentials, options = channel_credentials(credentials, tls), channel_options(tls)
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(self._target, options)
         else:
-            self._channel = grpc.aio.secure_channel(self._target, credentials, CHANNEL_OPTIONS)
+            self._channel = grpc.aio.secure_channel(self._target, credentials, options)
         self._stub = chat_pb2_grpc.ChatServiceStub(self._channel)
 
     @property
@@ -131,7 +144,7 @@ class AsyncChatClient:
         carry; everything else is the server's to refuse, while the answer is read.
         """
         request = chat_request(messages, parameters)
-        call = self._stub.Chat(request, timeout=self._deadline(timeout), metadata=self._metadata)
+        call = self._stub.Chat(request, timeout=self._deadline(timeout), metadata=self._metadata())
         return AsyncChatStream(request, call)
 
     async def model(self, *, timeout: float | None = None) -> chat_pb2.GetModelResponse:
@@ -143,7 +156,7 @@ class AsyncChatClient:
         request = chat_pb2.CountTokensRequest(messages=wire_messages(messages))
         with _chat_errors():
             response = await self._stub.CountTokens(
-                request, timeout=self._deadline(timeout), metadata=self._metadata
+                request, timeout=self._deadline(timeout), metadata=self._metadata()
             )
         return response.prompt_tokens
 
@@ -177,7 +190,7 @@ class AsyncChatClient:
         request = chat_pb2.GetModelRequest()
         with _chat_errors():
             return await self._stub.GetModel(
-                request, timeout=timeout, metadata=self._metadata, wait_for_ready=wait_for_ready
+                request, timeout=timeout, metadata=self._metadata(), wait_for_ready=wait_for_ready
             )
 
     def _deadline(self, timeout: float | None) -> float | None:

@@ -7,12 +7,20 @@ from typing import TYPE_CHECKING, Self, Unpack
 
 import grpc
 
-from mistralchat._connection import CHANNEL_OPTIONS, pause_before_retry, target_or_default, wire_metadata
+from mistralchat._connection import (
+    CallMetadata,
+    Token,
+    channel_credentials,
+    channel_options,
+    pause_before_retry,
+    target_or_default,
+)
 from mistralchat._status import chat_error
 from mistralchat.answer import Answer
 from mistralchat.errors import DeadlineExceeded, Unavailable
 from mistralchat.messages import Messages, wire_messages
 from mistralchat.parameters import ChatParameters, chat_request
+from mistralchat.tls import TLS
 from mistralchat.v1 import chat_pb2, chat_pb2_grpc
 
 if TYPE_CHECKING:
@@ -69,8 +77,10 @@ class ChatClient:
     """A connection to one mistralchat server, made when it is first needed. Threads can share it.
 
     `target` is HOST:PORT or any gRPC target; by default the environment variable MISTRALCHAT_TARGET, or else
-    localhost:50051. Without `credentials` the connection is not encrypted. `timeout` is the default of every
-    call, in seconds; None waits for as long as it takes. `metadata` goes with every call.
+    localhost:50051. With `tls` the connection is encrypted; `TLS` says what to trust and what to show.
+    `credentials`, instead, are gRPC's own. `token` is the bearer token that identifies the caller, or a
+    function that returns the current one; do not send it unencrypted over a network. `timeout` is the
+    default of every call, in seconds; None waits for as long as it takes. `metadata` goes with every call.
 
     Nothing is retried behind the caller's back; `Unavailable` and `Overloaded` say after how many seconds
     to ask again.
@@ -80,17 +90,20 @@ class ChatClient:
         self,
         target: str | None = None,
         *,
+        tls: bool | TLS = False,
+        token: Token | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self._target = target_or_default(target)
         self._timeout = timeout
-        self._metadata = wire_metadata(metadata)
+        self._metadata = CallMetadata(metadata, token)
+        credentials, options = channel_credentials(credentials, tls), channel_options(tls)
         if credentials is None:
-            self._channel = grpc.insecure_channel(self._target, CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(self._target, options)
         else:
-            self._channel = grpc.secure_channel(self._target, credentials, CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(self._target, credentials, options)
         self._stub = chat_pb2_grpc.ChatServiceStub(self._channel)
 
     @property
@@ -107,7 +120,7 @@ class ChatClient:
         carry; everything else is the server's to refuse, while the answer is read.
         """
         request = chat_request(messages, parameters)
-        return ChatStream(request, self._stub.Chat(request, self._deadline(timeout), self._metadata))
+        return ChatStream(request, self._stub.Chat(request, self._deadline(timeout), self._metadata()))
 
     def model(self, *, timeout: float | None = None) -> chat_pb2.GetModelResponse:
         """The loaded model, its limits and the parameters that it honours. Raises `ChatError`."""
@@ -117,7 +130,7 @@ class ChatClient:
         """How many tokens the conversation becomes as a prompt. Raises `ChatError`."""
         request = chat_pb2.CountTokensRequest(messages=wire_messages(messages))
         try:
-            return self._stub.CountTokens(request, self._deadline(timeout), self._metadata).prompt_tokens
+            return self._stub.CountTokens(request, self._deadline(timeout), self._metadata()).prompt_tokens
         except grpc.RpcError as error:
             raise chat_error(error) from error
 
@@ -150,7 +163,7 @@ class ChatClient:
     def _model(self, timeout: float | None, wait_for_ready: bool = False) -> chat_pb2.GetModelResponse:
         request = chat_pb2.GetModelRequest()
         try:
-            return self._stub.GetModel(request, timeout, self._metadata, wait_for_ready=wait_for_ready)
+            return self._stub.GetModel(request, timeout, self._metadata(), wait_for_ready=wait_for_ready)
         except grpc.RpcError as error:
             raise chat_error(error) from error
 

@@ -93,7 +93,7 @@ class _Retryable(ChatError):
 
 
 class Overloaded(_Retryable):
-    """RESOURCE_EXHAUSTED: too many calls are open; or, without `retry_after`, a message is too large."""
+    """RESOURCE_EXHAUSTED: the server is busy; or, without `retry_after`, a message is too large."""
 
 
 class Unavailable(_Retryable):

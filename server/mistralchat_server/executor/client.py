@@ -1,20 +1,14 @@
-"""The front end's side of the executor process: starts it, submits requests, hands out their tokens."""
+"""A front end's connection to the executor process: submits requests, hands out their tokens."""
 
 import asyncio
-import os
-import shutil
-import sys
-import tempfile
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import count
 
 import zmq
-import zmq.asyncio
 
 from .messages import (
     Cancel,
-    Close,
     Command,
     Description,
     Event,
@@ -25,27 +19,66 @@ from .messages import (
     StartFailed,
     command_encoder,
     event_decoder,
+    request_ids,
 )
-from .orders import ExecutorSettings, Orders
 from .seam import StartError
 from .stream import ExecutorGoneError, GenerationError, TokenStream
+from .suspects import Suspects
 
-#: Seconds that an executor process may take to end when asked to.
-_CLOSE_SECONDS = 5.0
+log = logging.getLogger(__name__)
+
+#: Messages that are taken before other work gets its turn: the executor may have run far ahead.
+_AT_A_TIME = 16
+# A plain number: pyzmq's enumeration costs more than what it is passed to.
+_AT_ONCE = int(zmq.NOBLOCK)
+_CAN_READ = int(zmq.POLLIN)
 
 
 class ExecutorClient:
-    """One executor process, from its start to its end, and the streams of all open requests."""
+    """The connection of one front end, and the streams of its open requests.
 
-    def __init__(self, settings: ExecutorSettings) -> None:
-        self._settings = settings
+    It ends with the executor process, of which `lose` tells it. zmq's own asyncio sockets are not used: they
+    took 40 % of the event loop's time at one token per message.
+    """
+
+    def __init__(self, folder: str, suspects: Suspects, number: int = 0) -> None:
+        """`number` is 0 for the front end that starts the process, else what it attaches this one as.
+
+        `suspects` outlives the process. Raises `StartError` if there can be no socket in `folder`.
+        """
+        self.endpoint = self.endpoint_of(folder, number)
+        self._loop = asyncio.get_running_loop()
+        self._suspects = suspects
         self._streams: dict[int, TokenStream] = {}
-        self._ids = count(1)
+        self._requests: dict[int, Request] = {}
+        #: Requests whose reader has left, until the executor has gone on without them.
+        self._leaving: list[tuple[Request, TokenStream]] = []
+        self._ids = request_ids(number)
         self._description: Description | None = None
-        self._folder: str | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._last_iteration: Iteration | None = None
+        self._ready: asyncio.Future[Description] = self._loop.create_future()
+        self._disconnected: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
+        self._socket.set_hwm(0)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        try:
+            self._socket.bind(self.endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise StartError(
+                f"No socket can be made in {folder} ({error.strerror}): "
+                "set TMPDIR to a folder with a short path that can be written to."
+            ) from error
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._loop.add_reader(self._socket.fileno(), self._receive)
+        self._loop.add_reader(self._monitor.fileno(), self._note_disconnection)
+        self._note_disconnection()
+
+    @staticmethod
+    def endpoint_of(folder: str, number: int) -> str:
+        """Where a front end awaits the executor process."""
+        return f"ipc://{folder}/front-end-{number}"
 
     @property
     def description(self) -> Description | None:
@@ -62,137 +95,116 @@ class ExecutorClient:
         """The executor's latest report, with its own count of active requests."""
         return self._last_iteration
 
-    @property
-    def pid(self) -> int:
-        """Of the process."""
-        assert self._process is not None, "not started"
-        return self._process.pid
+    async def ready(self) -> Description:
+        """Waits until the model is loaded. Raises `StartError` if it cannot be."""
+        return await asyncio.shield(self._ready)
 
-    async def start(self) -> Description:
-        """Starts the process and waits until the model is loaded. Raises `StartError`."""
-        self._folder = tempfile.mkdtemp(prefix="mistralchat-")
-        endpoint = f"ipc://{self._folder}/executor"
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.linger = 0
-        try:
-            self._socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            raise StartError(
-                f"No socket can be made in {self._folder} ({error.strerror}): "
-                "set TMPDIR to a folder with a short path that can be written to."
-            ) from error
-        # A session of its own keeps a terminal's Ctrl-C from it: the front end decides when it ends.
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "mistralchat_server.executor.process",
-            self._folder,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            # What it leaves behind when it is killed is removed with the folder.
-            env={**os.environ, "TMPDIR": self._folder},
-        )
-        assert self._process.stdin is not None
-        orders = Orders(endpoint=endpoint, settings=self._settings)
-        self._process.stdin.write(orders.model_dump_json().encode() + b"\n")
-        first = asyncio.ensure_future(self._receive())
-        ended = asyncio.ensure_future(self._process.wait())
-        try:
-            await asyncio.wait((first, ended), return_when=asyncio.FIRST_COMPLETED)
-            if not first.done():
-                raise StartError(f"The executor process ended while loading, with {_exit(ended.result())}.")
-            event = first.result()
-            if isinstance(event, StartFailed):
-                raise StartError(event.message)
-            assert isinstance(event, Ready), event
-        finally:
-            first.cancel()
-            ended.cancel()
-        self._description = event.description
-        self._tasks = [asyncio.create_task(self._dispatch(), name="executor-dispatch")]
-        return event.description
+    async def disconnected(self) -> None:
+        """Waits until the executor process is not at the other end any more."""
+        await asyncio.shield(self._disconnected)
 
-    async def gone(self) -> str:
-        """Waits for the process to end and says how it did. All streams have failed then."""
-        assert self._process is not None, "not started"
-        code = await self._process.wait()
-        self._lose_streams()
-        return _exit(code)
+    async def gone(self) -> None:
+        """Waits for `lose`. All streams have failed then."""
+        await asyncio.shield(self._gone)
 
     @asynccontextmanager
     async def generate(self, request: Request) -> AsyncIterator[TokenStream]:
         """Submits a request; leaving the context before its last output cancels it.
 
-        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor.
+        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor, and
+        `GenerationError` for a request that may have ended the one before.
         """
         if self._description is None:
             raise ExecutorGoneError
-        stream = self._streams[request.id] = TokenStream()
-        self._send(request)
+        stream = TokenStream()
+        self._suspects.admit(request, stream)
+        self._streams[request.id] = stream
+        self._requests[request.id] = request
+        self.send(request)
         try:
             yield stream
         finally:
             del self._streams[request.id]
+            del self._requests[request.id]
             if not stream.ended:
-                self._send(Cancel(request.id))
+                self._leaving.append((request, stream))
+                self.send(Cancel(request.id))
 
     def new_id(self) -> int:
         """An id that no other request of this process has."""
         return next(self._ids)
 
-    async def close(self) -> None:
-        """Ends the process, waiting a few seconds before it is killed. What is still open fails."""
-        if self._folder is None:
+    def send(self, command: Command) -> None:
+        """Sends a command; what nobody receives any more is dropped."""
+        if self._socket.closed:
             return
-        # Without a process it was cancelled before there was one.
-        if self._process is not None and self._process.returncode is None:
-            self._send(Close())
-            try:
-                await asyncio.wait_for(self._process.wait(), _CLOSE_SECONDS)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-        self._lose_streams()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _send(self, command: Command) -> None:
-        # The socket has no high-water mark, so this is done at once and needs no awaiting.
+        # Without a high-water mark this is done at once.
         self._socket.send(command_encoder.encode(command))
+        # Sending may use up the notice that something has arrived.
+        self._loop.call_soon(self._receive)
 
-    async def _receive(self) -> Event:
-        return event_decoder.decode(await self._socket.recv())
+    def lose(self) -> None:
+        """Ends the connection, since the process has ended or is about to be killed: every stream fails."""
+        if self._gone.done():
+            return
+        self._gone.set_result(None)
+        self._description = None
+        running = [(self._requests[request_id], stream) for request_id, stream in self._streams.items()]
+        for request_id in self._suspects.died(running + self._leaving):
+            log.error("request %d has ended the executor twice: its like are refused for now", request_id)
+        for stream in self._streams.values():
+            stream.fail(ExecutorGoneError())
+        self._loop.remove_reader(self._monitor.fileno())
+        self._loop.remove_reader(self._socket.fileno())
+        self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
 
-    async def _dispatch(self) -> None:
+    def _note_disconnection(self) -> None:
+        # Its descriptor speaks up only after the socket has been asked, and then for other reasons, too.
+        if int(self._monitor.get(zmq.EVENTS)) & _CAN_READ and not self._disconnected.done():
+            self._loop.remove_reader(self._monitor.fileno())
+            self._disconnected.set_result(None)
+
+    def _receive(self) -> None:
+        """Takes what has arrived. The socket tells that something has once, not for each message."""
+        if self._socket.closed:
+            return
+        try:
+            for _ in range(_AT_A_TIME):
+                self._handle(event_decoder.decode(self._socket.recv(_AT_ONCE)))
+        except zmq.Again:
+            return
+        self._loop.call_soon(self._receive)
+
+    def _handle(self, event: Event) -> None:
+        match event:
+            case Iteration():
+                self._dispatch(event)
+            case Ready(description):
+                self._description = description
+                self._ready.set_result(description)
+            case StartFailed(message):
+                self._ready.set_exception(StartError(message))
+
+    def _dispatch(self, iteration: Iteration) -> None:
         """Hands every token to its stream. Nothing else loops over the outputs of an iteration."""
-        while True:
-            event = await self._receive()
-            assert isinstance(event, Iteration), event
-            self._last_iteration = event
-            streams = self._streams
-            for request_id, moment in event.started:
-                if (stream := streams.get(request_id)) is not None:
-                    stream.started_at = moment
-            for output in event.outputs:
-                # Tokens of a request whose caller has left are still on their way: nobody wants them.
-                if (stream := streams.get(output.request_id)) is not None:
-                    stream.push(output)
-            for failure in event.failures:
-                self._fail(failure)
+        self._last_iteration = iteration
+        if self._leaving:
+            for _, left in self._leaving:
+                self._suspects.left(left)
+            self._leaving.clear()
+        streams = self._streams
+        for request_id, moment in iteration.started:
+            if (stream := streams.get(request_id)) is not None:
+                stream.started_at = moment
+        for output in iteration.outputs:
+            # Tokens of a request whose caller has left are still on their way: nobody wants them.
+            if (stream := streams.get(output.request_id)) is not None:
+                stream.push(output)
+        for failure in iteration.failures:
+            self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
         if (stream := self._streams.get(failure.request_id)) is not None:
             stream.fail(GenerationError(failure))
-
-    def _lose_streams(self) -> None:
-        self._description = None
-        for stream in self._streams.values():
-            stream.fail(ExecutorGoneError())
-
-
-def _exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,6 +1,8 @@
 """What crosses the boundary between the front end and the executor process: token ids, never text."""
 
+from collections.abc import Iterator
 from enum import IntEnum
+from itertools import count
 
 import msgspec
 
@@ -18,6 +20,10 @@ class FailureKind(IntEnum):
     INVALID = 1
     UNSUPPORTED = 2
     INTERNAL = 3
+    #: Refused by the front end, as one of those that may have ended the executor (`executor/suspects.py`).
+    SUSPECT = 4
+    #: Refused by the front end, as one that has ended the executor twice.
+    HARMFUL = 5
 
 
 class ConstraintKind(IntEnum):
@@ -49,6 +55,7 @@ class Constraint(msgspec.Struct, frozen=True, array_like=True):
 class Request(msgspec.Struct, frozen=True, array_like=True, tag=1):
     """One generation. The front end has checked every range; the executor refuses what it cannot honour."""
 
+    #: One of `request_ids`.
     id: int
     prompt_token_ids: list[int]
     max_new_tokens: int
@@ -80,7 +87,33 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Free the engine and end. What is still open then ends without a word."""
 
 
-Command = Request | Cancel | Close
+class Attach(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Another front end awaits `Ready` at `endpoint`, and then what concerns its requests."""
+
+    number: int
+    endpoint: str
+
+
+class Detach(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """That front end has ended; its requests are cancelled."""
+
+    number: int
+
+
+Command = Request | Cancel | Close | Attach | Detach
+
+#: Requests that one front end can make in its life.
+_MOST_REQUESTS = 1 << 40
+
+
+def front_end_of(request_id: int) -> int:
+    """The number of the front end that a request came from; 0 is the one that started the process."""
+    return request_id // _MOST_REQUESTS
+
+
+def request_ids(front_end: int) -> Iterator[int]:
+    """All ids that a front end may give to its requests."""
+    return count(front_end * _MOST_REQUESTS + 1)
 
 
 class Output(msgspec.Struct, array_like=True):
@@ -107,17 +140,25 @@ class Output(msgspec.Struct, array_like=True):
         self.finish_reason = later.finish_reason
         self.last = later.last
 
-    def split_off(self, count: int) -> "Output":
-        """Takes the first `count` tokens out of this output; the end stays with the rest."""
-        first = Output(
+    def pieces(self, most: int) -> Iterator["Output"]:
+        """The same in outputs of at most so many tokens; what it ends with is in the last."""
+        end = len(self.token_ids)
+        for start in range(0, end - most, most):
+            yield self._part(start, start + most)
+        rest = self._part((end - 1) // most * most, end)
+        rest.finish_reason = self.finish_reason
+        rest.last = self.last
+        rest.cached_prompt_tokens = self.cached_prompt_tokens
+        yield rest
+
+    def _part(self, start: int, end: int) -> "Output":
+        return Output(
             self.request_id,
-            self.token_ids[:count],
-            logprobs=self.logprobs[:count],
-            top_logprobs=self.top_logprobs[:count],
-            beam_index=self.beam_index,
+            self.token_ids[start:end],
+            self.logprobs[start:end],
+            self.top_logprobs[start:end],
+            self.beam_index,
         )
-        del self.token_ids[:count], self.logprobs[:count], self.top_logprobs[:count]
-        return first
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):

@@ -28,4 +28,6 @@ class Orders(BaseModel, frozen=True):
     """One line of JSON on the process's standard input."""
 
     endpoint: str
+    #: The descriptor of the heartbeat's memory, which the process inherits.
+    heartbeat: int
     settings: ExecutorSettings

@@ -2,29 +2,29 @@
 
 Started as `python -m mistralchat_server.executor.process FOLDER` with one line of JSON (`Orders`) on
 standard input, which stays open: its end means that the front end is gone, however it went. FOLDER holds
-the socket and all temporary files, and is removed then.
+the socket and all temporary files; a guardian process removes it then.
 """
 
+import faulthandler
 import logging
 import os
 import shutil
+import signal
 import sys
-import threading
-from collections.abc import Iterable
 
-import zmq
-
+from ..places import places
+from . import guardian
+from .front_ends import FrontEnds
+from .heartbeat import Heartbeat
 from .loop import ExecutorLoop
-from .messages import Command, Event, Ready, StartFailed, command_decoder, event_encoder
 from .orders import ExecutorSettings, Orders
 from .replay import ReplayExecutor
 from .seam import EngineDiedError, Executor, StartError
+from .watchdog import STACK_SIGNAL
 
 log = logging.getLogger(__name__)
 
 _STDIN = 0
-#: Iterations that may wait for the front end before the engine waits for it.
-_HIGH_WATER = 1_000
 
 
 def load(settings: ExecutorSettings) -> Executor:
@@ -50,44 +50,19 @@ def load(settings: ExecutorSettings) -> Executor:
             return start(settings.model, settings.trtllm)
 
 
-class _FrontEnd:
-    """The socket to the front end."""
-
-    def __init__(self, endpoint: str) -> None:
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
-        self._socket.connect(endpoint)
-
-    def receive(self, wait: bool) -> Iterable[Command]:
-        if wait:
-            yield command_decoder.decode(self._socket.recv())
-        try:
-            while True:
-                yield command_decoder.decode(self._socket.recv(zmq.NOBLOCK))
-        except zmq.Again:
-            return
-
-    def publish(self, event: Event) -> None:
-        self._socket.send(event_encoder.encode(event))
-
-    def close(self) -> None:
-        """Returns once everything that was published is on its way."""
-        self._socket.close()
-        zmq.Context.instance().term()
-
-
-def _leave_with_front_end(folder: str) -> None:
-    """Ends this process at once when standard input ends: nobody is left to wait for a step."""
-    while os.read(_STDIN, 4096):
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
+def _leave_signals_to_front_end() -> None:
+    """A service manager may signal all processes; the front end alone decides when this one ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Not SIG_IGN, which an engine's workers would inherit.
+        signal.signal(number, lambda *_: None)
 
 
 def main() -> int:
     """The process, from its orders to its end. Returns the exit code."""
     folder = sys.argv[1]
+    _leave_signals_to_front_end()
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
     # Unbuffered: a thread that waits in a buffered read would keep the interpreter from ending.
     with open(_STDIN, "rb", buffering=0, closefd=False) as stdin:
         line = stdin.readline()
@@ -99,21 +74,21 @@ def main() -> int:
     logging.basicConfig(
         level=orders.settings.log_level, format="%(asctime)s %(levelname)s executor: %(message)s"
     )
-    threading.Thread(
-        target=_leave_with_front_end, args=(folder,), name="front-end-watch", daemon=True
-    ).start()
-    front_end = _FrontEnd(orders.endpoint)
+    guardian.watch_over(folder)
+    # Tells where it was when it crashes, or when it hangs and is about to be killed.
+    faulthandler.enable()
+    faulthandler.register(STACK_SIGNAL)
+    front_ends = FrontEnds(orders.endpoint, Heartbeat(orders.heartbeat))
     try:
         executor = load(orders.settings)
     except StartError as error:
-        front_end.publish(StartFailed(str(error)))
-        front_end.close()
+        front_ends.start_failed(str(error))
         return 1
-    front_end.publish(Ready(executor.describe()))
+    front_ends.ready(executor.describe())
     try:
-        ExecutorLoop(executor, front_end.receive, front_end.publish).run()
+        ExecutorLoop(executor, front_ends.receive, front_ends.publish).run()
     except EngineDiedError as error:
-        log.error("what the engine says of it", exc_info=error.__cause__)
+        log.error("the engine died: %s", places(error))
         log.critical("%s", error)
         # What is left of an engine may hold threads that would keep this process from ending.
         os._exit(1)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .messages import Failure, FailureKind, Output
@@ -37,7 +38,17 @@ class TokenStream:
     what is held is the tokens themselves. Times are in seconds of the monotonic clock.
     """
 
-    __slots__ = ("_failure", "_outputs", "_waiter", "ended", "first_token_at", "last_token_at", "started_at")
+    __slots__ = (
+        "_failure",
+        "_outputs",
+        "_waiter",
+        "ended",
+        "first_token_at",
+        "last_token_at",
+        "on_end",
+        "started_at",
+        "tokens",
+    )
 
     def __init__(self) -> None:
         self._outputs: list[Output] = []
@@ -45,6 +56,10 @@ class TokenStream:
         self._failure: Exception | None = None
         #: All outputs of the request have arrived.
         self.ended = False
+        #: Called when the executor is done with the request, however far its reader is.
+        self.on_end: Callable[[], None] | None = None
+        #: How many have arrived so far, on all beams.
+        self.tokens = 0
         #: The executor took the request up.
         self.started_at: float | None = None
         self.first_token_at: float | None = None
@@ -71,7 +86,9 @@ class TokenStream:
         self.last_token_at = time.monotonic()
         if self.first_token_at is None:
             self.first_token_at = self.last_token_at
-        self.ended = output.last
+        self.tokens += len(output.token_ids)
+        if output.last:
+            self._end()
         pending = self._outputs[-1] if self._outputs else None
         if pending is not None and pending.beam_index == output.beam_index:
             pending.join(output)
@@ -81,9 +98,14 @@ class TokenStream:
 
     def fail(self, error: Exception) -> None:
         """Ends the stream with an error, which its reader gets at once."""
-        self.ended = True
         self._failure = error
+        self._end()
         self._wake()
+
+    def _end(self) -> None:
+        self.ended = True
+        if self.on_end is not None:
+            self.on_end()
 
     async def _linger(self, linger: Linger) -> None:
         with contextlib.suppress(TimeoutError):

@@ -62,9 +62,10 @@ class Answer:
         """The outputs, cut where they hold more tokens than one message may."""
         most = self._options.max_tokens_per_message or sys.maxsize
         for output in outputs:
-            while len(output.token_ids) > most:
-                yield output.split_off(most)
-            yield output
+            if len(output.token_ids) > most:
+                yield from output.pieces(most)
+            else:
+                yield output
 
     def _complete(self, message: pb.ChatResponse, stream: TokenStream) -> None:
         """Adds what the last message of a call holds."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,18 @@ import grpc
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
 
+from ..admission.admission import Admission
 from ..executor.client import ExecutorClient
 from ..executor.messages import Description, FailureKind
 from ..executor.stream import ExecutorGoneError, GenerationError
 from ..text.tokenizer import ChatTokenizer, TemplateRefusal, Turn
 from . import rules
-from .admission import Admission
 from .answer import Answer
 from .budget import Budget
-from .errors import CallError, Violation, invalid, unavailable, unsupported
+from .errors import CallError, Violation, harmful, invalid, unavailable, unsupported
+from .outage import Outage
+from .readers import Readers
+from .slots import admitted, generation
 from .submission import executor_request
 
 _ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
@@ -36,12 +39,15 @@ if TYPE_CHECKING:
 class ChatService(chat_pb2_grpc.ChatServiceServicer):
     """Answers over an executor. Until `open` is called, every call ends with UNAVAILABLE."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, readers: Readers) -> None:
         self._admission = admission
+        self._readers = readers
         self._model_name = ""
         self._tokenizer: ChatTokenizer | None = None
         self._executor: ExecutorClient | None = None
         self._draining = False
+        #: How long there will be no executor.
+        self.outage = Outage()
 
     def open(self, model_name: str, tokenizer: ChatTokenizer, executor: ExecutorClient) -> None:
         """Begins to answer calls."""
@@ -53,36 +59,37 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         """Refuses new calls; open ones go on."""
         self._draining = True
 
-    async def Chat(  # noqa: N802
+    # gRPC takes a coroutine that writes, too; its stubs know of generators only.
+    async def Chat(  # type: ignore[override]  # noqa: N802
         self, request: pb.ChatRequest, context: "Context"
-    ) -> AsyncIterator[pb.ChatResponse]:
+    ) -> None:
         """Streams one answer. Raises `CallError`."""
         received_at = time.monotonic()
         tokenizer, executor, description = self.ready()
         _refuse_invalid(request, description)
         refuse_unsupported(request, description)
-        with self._admission.call():
+        with admitted(self._admission, context) as place, self._readers.writer(context) as write:
             prompt = await _prompt(tokenizer, request.messages)
             budget = Budget.of(request, len(prompt), description.context_length)
             answer = Answer(request, tokenizer, len(prompt), received_at)
             if budget.truncated_to is not None:
                 text = tokenizer.decode(prompt[: budget.truncated_to])
-                yield answer.without_generation(text, pb.FINISH_REASON_PROMPT_TRUNCATED)
+                await write(answer.without_generation(text, pb.FINISH_REASON_PROMPT_TRUNCATED))
                 return
             if budget.max_new_tokens == 0:
-                yield answer.without_generation("", pb.FINISH_REASON_LENGTH)
+                await write(answer.without_generation("", pb.FINISH_REASON_LENGTH))
                 return
             submission = executor_request(
                 request, executor.new_id(), prompt, budget, tokenizer.stop_token_ids
             )
             try:
-                async with executor.generate(submission) as stream:
+                async with generation(place, executor, submission) as stream:
                     async for message in answer.messages(stream):
-                        yield message
+                        await write(message)
             except GenerationError as error:
                 raise failed(error) from error
             except ExecutorGoneError as error:
-                raise stopped() from error
+                raise stopped(self.outage) from error
 
     async def GetModel(  # noqa: N802
         self, request: pb.GetModelRequest, context: "Context"
@@ -128,7 +135,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         if self._tokenizer is None or self._executor is None:
             raise unavailable("the model is still being loaded", _RETRY_AFTER)
         if self._executor.description is None:
-            raise stopped()
+            raise stopped(self.outage)
         return self._tokenizer, self._executor, self._executor.description
 
 
@@ -158,9 +165,9 @@ async def _prompt(tokenizer: ChatTokenizer, messages: Sequence[pb.Message]) -> l
         raise invalid([Violation("messages", str(refusal))]) from refusal
 
 
-def stopped() -> CallError:
+def stopped(outage: Outage) -> CallError:
     """What a call ends with when there is no executor."""
-    return unavailable("the executor has stopped; it may be back soon", _RETRY_AFTER)
+    return unavailable("the executor has stopped; it may be back soon", outage.retry_after)
 
 
 def failed(error: GenerationError) -> CallError | RuntimeError:
@@ -170,5 +177,9 @@ def failed(error: GenerationError) -> CallError | RuntimeError:
             return invalid([Violation(error.parameter or "messages", str(error))])
         case FailureKind.UNSUPPORTED:
             return unsupported(error.parameter or "a parameter", str(error))
+        case FailureKind.SUSPECT:
+            return unavailable(str(error), _RETRY_AFTER)
+        case FailureKind.HARMFUL:
+            return harmful(str(error))
         case FailureKind.INTERNAL:
             return RuntimeError(str(error))

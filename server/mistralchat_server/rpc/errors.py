@@ -85,9 +85,44 @@ def exhausted(subject: str, description: str, retry_after: float) -> CallError:
     return CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, description, _retry(retry_after), quota)
 
 
+def unauthenticated(message: str) -> CallError:
+    """UNAUTHENTICATED."""
+    info = error_details_pb2.ErrorInfo(reason="CREDENTIALS_INVALID", domain=_DOMAIN)
+    return CallError(grpc.StatusCode.UNAUTHENTICATED, message, info)
+
+
+def denied(identity: str, service: str) -> CallError:
+    """PERMISSION_DENIED for a service that the identity may not call."""
+    info = error_details_pb2.ErrorInfo(
+        reason="SERVICE_NOT_ALLOWED", domain=_DOMAIN, metadata={"identity": identity, "service": service}
+    )
+    return CallError(grpc.StatusCode.PERMISSION_DENIED, f"{identity} may not call {service}", info)
+
+
 def unavailable(message: str, retry_after: float) -> CallError:
     """UNAVAILABLE; `retry_after` in seconds."""
     return CallError(grpc.StatusCode.UNAVAILABLE, message, _retry(retry_after))
+
+
+def stalled(seconds: float) -> CallError:
+    """ABORTED for a stream whose reader has taken nothing for so long.
+
+    Not DEADLINE_EXCEEDED or CANCELLED, which are the caller's own doing, nor a status that generic clients
+    answer by calling again.
+    """
+    info = error_details_pb2.ErrorInfo(reason="READER_STALLED", domain=_DOMAIN)
+    message = f"the stream was given up: nothing was read from it for {seconds:g} s"
+    return CallError(grpc.StatusCode.ABORTED, message, info)
+
+
+def harmful(message: str) -> CallError:
+    """FAILED_PRECONDITION for a request that ends the executor.
+
+    The one status that asks callers not to retry before something has been mended: UNAVAILABLE invites them
+    to, gateways repeat INTERNAL, and INVALID_ARGUMENT would blame a request that keeps every rule.
+    """
+    info = error_details_pb2.ErrorInfo(reason="REQUEST_ENDS_EXECUTOR", domain=_DOMAIN)
+    return CallError(grpc.StatusCode.FAILED_PRECONDITION, message, info)
 
 
 def internal(request_id: str) -> CallError:

@@ -1,13 +1,13 @@
 """Ends every failed call with its status, and a fault of the server without telling about its inside."""
 
-import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from ..places import places
 from .errors import CallError, internal, malformed
 
 log = logging.getLogger(__name__)
@@ -20,13 +20,19 @@ if TYPE_CHECKING:
     # Generic for a type checker only.
     Context = grpc.aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
+    #: Raises `CallError` where the caller of a method, by its connection, may not go on.
+    Proof = Callable[[Context, str], None]
 
 
 class FaultInterceptor(grpc.aio.ServerInterceptor):
     """Turns exceptions of a service into statuses.
 
     `CallError` ends the call as it says, anything else with INTERNAL and an id that the log explains.
+    `proof` is asked before a service is, here since a second wrapper would cost each message its time.
     """
+
+    def __init__(self, proof: "Proof | None" = None) -> None:
+        self._proof = proof
 
     async def intercept_service(
         self,
@@ -41,10 +47,12 @@ class FaultInterceptor(grpc.aio.ServerInterceptor):
         deserialize = _tolerant(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                _streaming(handler.unary_stream, method), deserialize, handler.response_serializer
+                _streaming(handler.unary_stream, method, self._proof),
+                deserialize,
+                handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
-            _single(handler.unary_unary, method), deserialize, handler.response_serializer
+            _single(handler.unary_unary, method, self._proof), deserialize, handler.response_serializer
         )
 
 
@@ -59,22 +67,25 @@ def _tolerant(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], A
     return tolerant
 
 
-def _streaming(behavior: Any, method: str) -> Any:
-    async def stream(request: Any, context: "Context") -> AsyncIterator[Any]:
+def _streaming(behavior: Any, method: str, proof: "Proof | None") -> Any:
+    async def stream(request: Any, context: "Context") -> None:
         try:
+            if proof is not None:
+                proof(context, method)
             if request is _MALFORMED:
                 raise malformed()
-            async for message in behavior(request, context):
-                yield message
+            await behavior(request, context)
         except Exception as error:
             await _abort(context, method, error)
 
     return stream
 
 
-def _single(behavior: Any, method: str) -> Any:
+def _single(behavior: Any, method: str, proof: "Proof | None") -> Any:
     async def single(request: Any, context: "Context") -> Any:
         try:
+            if proof is not None:
+                proof(context, method)
             if request is _MALFORMED:
                 raise malformed()
             return await behavior(request, context)
@@ -85,10 +96,11 @@ def _single(behavior: Any, method: str) -> Any:
 
 
 async def _abort(context: "Context", method: str, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError | asyncio.CancelledError):
+    if isinstance(error, grpc.aio.BaseError):
+        # The call is over already: it was aborted, or its caller left in the middle of a write.
         raise error
     if not isinstance(error, CallError):
         request_id = uuid.uuid4().hex
-        log.error("%s failed as %s", method, request_id, exc_info=error)
+        log.error("%s failed as %s: %s", method, request_id, places(error))
         error = internal(request_id)
     await context.abort(error.code, str(error), error.trailing_metadata())

@@ -137,7 +137,8 @@ def _keyword_faults(schema: dict[str, Any], asked: set[str]) -> Iterator[str]:
         beside = f" beside {values}"
     elif types:
         known = {"type"}.union(*(_KEYWORDS.get(kind, frozenset()) for kind in types))
-        beside = f" in a schema of type {' or '.join(types)}"
+        # Cut, since a hostile schema repeats a long list of types for each of a thousand keywords.
+        beside = f" in a schema of type {' or '.join(types)}"[:100]
     else:
         # Without a type the keywords tell it, as long as all belong to the same.
         fitting = [keywords for keywords in _KEYWORDS.values() if asked <= keywords]

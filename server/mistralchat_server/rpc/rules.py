@@ -11,6 +11,8 @@ from . import json_schema
 from .errors import Violation
 
 MAX_MESSAGES = 1_024
+#: Of all messages together: several times what the longest context holds.
+MAX_CONTENT_CHARACTERS = 1_048_576
 MAX_BAD_WORDS = 256
 MAX_STOP_WORDS = 64
 MAX_WORD_CHARACTERS = 256
@@ -143,6 +145,9 @@ def message_violations(messages: Sequence[pb.Message]) -> Iterator[Violation]:
         yield Violation("messages", "must not be empty")
     if len(messages) > MAX_MESSAGES:
         yield Violation("messages", f"must be at most {MAX_MESSAGES:,}")
+        return
+    if sum(len(message.content) for message in messages) > MAX_CONTENT_CHARACTERS:
+        yield Violation("messages", f"must hold at most {MAX_CONTENT_CHARACTERS:,} characters together")
         return
     for index, message in enumerate(messages):
         if message.role == pb.ROLE_UNSPECIFIED:

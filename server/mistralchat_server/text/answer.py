@@ -43,18 +43,17 @@ class AnswerText:
         """The text that can be sent now. After a stop word: none, and no token is consumed."""
         if self.stop_word is not None:
             return ""
+        if self._matcher is None:
+            text = "".join([self._decode(self._bytes[token_id]) for token_id in token_ids])
+            self.consumed_tokens += len(token_ids)
+            self.released_tokens = self.consumed_tokens - self._partial_tokens
+            return text
         pieces: list[str] = []
         for token_id in token_ids:
             self.consumed_tokens += 1
-            text = self._decode(self._bytes[token_id])
-            if self._matcher is None:
-                pieces.append(text)
-            else:
-                pieces.append(self._release(text))
-                if self.stop_word is not None:
-                    break
-        if self._matcher is None:
-            self.released_tokens = self.consumed_tokens - self._partial_tokens
+            pieces.append(self._release(self._decode(self._bytes[token_id])))
+            if self.stop_word is not None:
+                break
         return "".join(pieces)
 
     def finish(self) -> str:

@@ -1,5 +1,6 @@
 """The executor process by itself."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import zmq
 
+from mistralchat_server.executor import heartbeat
 from mistralchat_server.executor.orders import ExecutorSettings, Orders
 
 _MODULE = "mistralchat_server.executor.process"
@@ -44,12 +46,13 @@ def test_when_it_cannot_start_it_ends_by_itself(tmp_path_factory: pytest.TempPat
         front_end.linger = 0
         endpoint = f"ipc://{folder}/executor"
         front_end.bind(endpoint)
+        memory = heartbeat.create()
         with subprocess.Popen(
-            [sys.executable, "-c", _CANNOT_START, str(folder)], stdin=subprocess.PIPE
+            [sys.executable, "-c", _CANNOT_START, str(folder)], stdin=subprocess.PIPE, pass_fds=(memory,)
         ) as process:
             assert process.stdin is not None
             settings = ExecutorSettings(executor="replay")
-            orders = Orders(endpoint=endpoint, settings=settings)
+            orders = Orders(endpoint=endpoint, heartbeat=memory, settings=settings)
             process.stdin.write(orders.model_dump_json().encode() + b"\n")
             process.stdin.flush()
             try:
@@ -57,3 +60,4 @@ def test_when_it_cannot_start_it_ends_by_itself(tmp_path_factory: pytest.TempPat
                 assert process.wait(4) == 1
             finally:
                 process.kill()
+                os.close(memory)

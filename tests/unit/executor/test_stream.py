@@ -144,8 +144,20 @@ async def test_the_times_of_the_first_and_the_last_token_are_noted() -> None:
     assert stream.last_token_at >= first
 
 
-def test_what_is_split_off_comes_first_and_the_end_stays() -> None:
-    end = FinishReason.STOP
-    output = Output(1, [1, 2, 3], [-1, -2, -3], [[], [], [(3, -3)]], finish_reason=end, last=True)
-    assert output.split_off(2) == Output(1, [1, 2], [-1, -2], [[], []])
-    assert output == Output(1, [3], [-3], [[(3, -3)]], finish_reason=end, last=True)
+def test_pieces_are_the_output_and_the_last_has_its_end() -> None:
+    output = Output(
+        1,
+        [1, 2, 3, 4, 5],
+        [-1, -2, -3, -4, -5],
+        [[]] * 5,
+        beam_index=2,
+        finish_reason=FinishReason.STOP,
+        last=True,
+    )
+    assert list(output.pieces(2)) == [
+        Output(1, [1, 2], [-1, -2], [[], []], beam_index=2),
+        Output(1, [3, 4], [-3, -4], [[], []], beam_index=2),
+        Output(1, [5], [-5], [[]], beam_index=2, finish_reason=FinishReason.STOP, last=True),
+    ]
+    assert [piece.token_ids for piece in output.pieces(5)] == [[1, 2, 3, 4, 5]]
+    assert [piece.token_ids for piece in Output(1, [1, 2, 3, 4]).pieces(2)] == [[1, 2], [3, 4]]

@@ -4,7 +4,6 @@ import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from mistralchat_server.rpc.admission import Admission
 from mistralchat_server.rpc.errors import (
     CallError,
     Violation,
@@ -84,17 +83,3 @@ def test_an_unsupported_parameter_is_named_with_the_reason() -> None:
     assert isinstance(info, error_details_pb2.ErrorInfo)
     assert (info.reason, info.domain) == ("PARAMETER_NOT_SUPPORTED", "mistralchat.v1")
     assert dict(info.metadata) == {"parameter": "seed", "reason": "there is no dice"}
-
-
-def test_admission_counts_calls_only_while_they_are_open() -> None:
-    admission = Admission(2)
-    with admission.call():
-        with admission.call(), pytest.raises(CallError) as caught, admission.call():
-            pytest.fail("a third call was admitted")
-        assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        with admission.call():
-            pass
-    with pytest.raises(ValueError), admission.call():
-        raise ValueError
-    with admission.call(), admission.call():
-        pass

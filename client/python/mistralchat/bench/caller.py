@@ -5,6 +5,7 @@ import time
 
 import grpc
 
+from mistralchat._connection import CallMetadata
 from mistralchat._duration import seconds
 from mistralchat._status import chat_error
 from mistralchat.bench.recording import Recording
@@ -20,8 +21,9 @@ ChatMethod = grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
 class Caller:
     """Makes calls and notes how they went."""
 
-    def __init__(self, timeout: float | None, recording: Recording) -> None:
+    def __init__(self, timeout: float | None, metadata: CallMetadata, recording: Recording) -> None:
         self._timeout = timeout
+        self._metadata = metadata
         self._recording = recording
 
     async def call(self, method: ChatMethod, request: bytes, due: float | None = None) -> None:
@@ -32,7 +34,7 @@ class Caller:
         message = b""
         sent = clock()
         try:
-            async for message in method(request, timeout=self._timeout):  # noqa: B007
+            async for message in method(request, timeout=self._timeout, metadata=self._metadata()):  # noqa: B007
                 note(clock())
         except grpc.RpcError as error:
             failure = chat_error(error)

@@ -55,7 +55,10 @@ def main(argv: list[str]) -> int:
     _check(parser, options)
     plan = _plan(options)
     notes = _display.console()
-    connection = ServerConnection.of(options)
+    try:
+        connection = ServerConnection.of(options)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     started = datetime.now(UTC)
     try:
         with connection.client() as client:

@@ -113,7 +113,7 @@ class _Generator:
 
     async def _run(self, batch: Batch, methods: list[ChatMethod]) -> Done:
         recording = Recording()
-        caller = Caller(self._connection.timeout, recording)
+        caller = Caller(self._connection.timeout, self._connection.metadata(), recording)
         before = time.process_time()
         calls = asyncio.create_task(_make(batch, caller, methods), name="calls")
         order = asyncio.create_task(self._orders.get(), name="order")

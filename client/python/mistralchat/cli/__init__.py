@@ -23,6 +23,7 @@ _COMMANDS = {
         "mistralchat_server.engines.command", "server", "list, check, prepare engine recipes"
     ),
     "serve": _Command("mistralchat_server.app", "openvino", "run the server"),
+    "keys": _Command("mistralchat_server.security.command", "server", "make keys for callers"),
     "gateway": _Command(
         "mistralchat_server.gateway.command", "gateway", "offer OpenAI's API in front of servers"
     ),

@@ -62,7 +62,11 @@ def main(argv: list[str]) -> int:
         parser.error(str(error))
     except KeyboardInterrupt:
         return _INTERRUPTED
-    with _connection_options.ServerConnection.of(options).client() as client:
+    try:
+        client = _connection_options.ServerConnection.of(options).client()
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    with client:
         try:
             if question is None:
                 return Conversation(client, instructions, parameters, console).run()

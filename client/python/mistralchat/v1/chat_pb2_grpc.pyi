@@ -16,14 +16,16 @@ Statuses other than OK:
   INVALID_ARGUMENT     a field is out of range, two exclude each other, the conversation does not
                        fit the context, or its roles are refused by the model's chat template.
                        Details: google.rpc.BadRequest.
-  RESOURCE_EXHAUSTED   too many calls are open, or a message is too large. For the former,
-                       details: google.rpc.RetryInfo and google.rpc.QuotaFailure.
+  RESOURCE_EXHAUSTED   the server is busy, the caller is over its share, or a message is too large.
+                       But for the last, details: google.rpc.RetryInfo and google.rpc.QuotaFailure.
   UNAVAILABLE          starting, draining, or the executor is gone. Details: google.rpc.RetryInfo.
                        Retrying is safe as long as no message of the answer has arrived.
   UNIMPLEMENTED        the loaded executor cannot honour a parameter. Details: google.rpc.ErrorInfo
                        with reason "PARAMETER_NOT_SUPPORTED" and the metadata key "parameter".
   DEADLINE_EXCEEDED, CANCELLED
                        the caller's deadline or cancellation; generation has stopped.
+  ABORTED              nothing of the answer was read for too long; generation has stopped.
+                       Details: google.rpc.ErrorInfo with reason "READER_STALLED".
   INTERNAL             a fault of the server. Details: google.rpc.RequestInfo with an id to report.
 """
 

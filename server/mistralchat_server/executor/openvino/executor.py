@@ -14,6 +14,7 @@ import openvino_genai
 from openvino_genai import GenerationFinishReason, GenerationStatus
 from openvino_genai.py_openvino_genai import GenerationHandle, GenerationOutput
 
+from ...places import places
 from ..messages import (
     CONSTRAINT_PARAMETER,
     Constraint,
@@ -156,7 +157,7 @@ class OpenVINOExecutor:
         try:
             handle = self._pipeline.add_request(request.id, prompt, _generation_config(request))
         except RuntimeError as error:
-            log.error("the engine refused request %d: %s", request.id, error)
+            log.error("the engine refused request %d: %s", request.id, places(error))
             failure = RequestError(FailureKind.INTERNAL, "the engine did not take the request")
             result.failures.append((request.id, failure))
         else:

@@ -14,6 +14,7 @@ from packaging.version import Version
 from tensorrt_llm.llmapi import CudaGraphConfig, KvCacheConfig
 from tensorrt_llm.llmapi import RequestError as Rejection
 
+from ...places import places
 from ..messages import CONSTRAINT_PARAMETER, Description, FailureKind, Output, Request
 from ..seam import EngineDiedError, RequestError, StartError, StepResult
 from .checkpoint import Checkpoint
@@ -268,8 +269,8 @@ def _llm_arguments(model: Path, options: TensorRTLLMOptions) -> dict[str, Any]:
 
 
 def _rejected(request: Request, error: Exception) -> RequestError:
-    """What a caller may read of a rejection; the engine's own words go to the log."""
-    log.warning("the engine rejected request %d: %s", request.id, _first_line(error))
+    """What a caller may read of a rejection. The engine's own words may quote the request."""
+    log.warning("the engine rejected request %d: %s", request.id, places(error))
     if request.constraint is not None:
         parameter = CONSTRAINT_PARAMETER[request.constraint.kind]
         return RequestError(FailureKind.INVALID, "the engine cannot compile it", parameter)

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -13,11 +13,13 @@ import grpc
 from smg_grpc_proto.generated import common_pb2, trtllm_service_pb2_grpc
 from smg_grpc_proto.generated import trtllm_service_pb2 as tl
 
+from ...admission.admission import Admission
 from ...executor.stream import ExecutorGoneError, GenerationError, TokenStream
-from ..admission import Admission
 from ..budget import Budget
 from ..chat import ChatService, failed, refuse_unsupported, stopped
 from ..errors import CallError, invalid, unsupported
+from ..readers import Readers
+from ..slots import admitted, generation
 from ..submission import executor_request
 from .answer import TokenAnswer
 from .fields import refuse_unsupported as refuse_fields
@@ -37,9 +39,10 @@ if TYPE_CHECKING:
 class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ignore[misc]
     """Generates over the model and the executor that `chat` has, and counts its calls with it."""
 
-    def __init__(self, chat: ChatService, admission: Admission) -> None:
+    def __init__(self, chat: ChatService, admission: Admission, readers: Readers) -> None:
         self._chat = chat
         self._admission = admission
+        self._readers = readers
         self._model: Path | None = None
         self._model_name = ""
         self._archive: bytes | None = None
@@ -53,7 +56,7 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
 
     async def Generate(  # noqa: N802
         self, request: tl.GenerateRequest, context: "Context"
-    ) -> AsyncIterator[tl.GenerateResponse]:
+    ) -> None:
         """Streams the tokens of one answer, or of its beams. Raises `CallError`."""
         try:
             tokenizer, executor, description = self._chat.ready()
@@ -64,23 +67,23 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
             if found := list(broken):
                 raise invalid(found)
             refuse_unsupported(chat, description)
-            with self._admission.call():
+            with admitted(self._admission, context) as place, self._readers.writer(context) as write:
                 prompt = list(request.tokenized.input_token_ids)
                 budget = Budget.of(chat, len(prompt), description.context_length)
                 ends = (*tokenizer.stop_token_ids, *request.stop_token_ids)
                 submission = executor_request(chat, executor.new_id(), prompt, budget, ends)
                 answer = TokenAnswer(request, tokenizer, sequences(request))
-                async with executor.generate(submission) as stream:
+                async with generation(place, executor, submission) as stream:
                     with self._abortable(request.request_id, stream):
                         async for message in answer.messages(stream):
-                            yield message
+                            await write(message)
         except CallError as error:
             raise renamed(error) from error
         except GenerationError as error:
             refusal = failed(error)
             raise renamed(refusal) if isinstance(refusal, CallError) else refusal from error
         except ExecutorGoneError as error:
-            raise stopped() from error
+            raise stopped(self._chat.outage) from error
 
     async def Abort(  # noqa: N802
         self, request: tl.AbortRequest, context: "Context"
@@ -135,18 +138,20 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
 
     async def GetTokenizer(  # noqa: N802
         self, request: common_pb2.GetTokenizerRequest, context: "Context"
-    ) -> AsyncIterator[common_pb2.GetTokenizerChunk]:
+    ) -> None:
         """Streams the archive of the tokenizer's files; the last message has its SHA-256."""
         tokenizer, _, _ = self._chat.ready()
         if self._archive is None:
             self._archive = await asyncio.to_thread(tokenizer_archive, self._model, tokenizer)
         archive = self._archive
-        for start in range(0, len(archive), _CHUNK):
-            last = start + _CHUNK >= len(archive)
-            yield common_pb2.GetTokenizerChunk(
-                data=archive[start : start + _CHUNK],
-                sha256=hashlib.sha256(archive).hexdigest() if last else "",
-            )
+        with self._readers.writer(context) as write:
+            for start in range(0, len(archive), _CHUNK):
+                last = start + _CHUNK >= len(archive)
+                chunk = common_pb2.GetTokenizerChunk(
+                    data=archive[start : start + _CHUNK],
+                    sha256=hashlib.sha256(archive).hexdigest() if last else "",
+                )
+                await write(chunk)
 
     async def Embed(  # noqa: N802
         self, request: tl.EmbedRequest, context: "Context"
@@ -156,10 +161,9 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
 
     async def SubscribeKvEvents(  # noqa: N802
         self, request: common_pb2.SubscribeKvEventsRequest, context: "Context"
-    ) -> AsyncIterator[common_pb2.KvEventBatch]:
+    ) -> None:
         """Raises UNIMPLEMENTED."""
         raise unsupported("SubscribeKvEvents", "the executors do not tell what their caches hold")
-        yield  # makes this a generator, which a streaming call has to be
 
     @contextmanager
     def _abortable(self, request_id: str, stream: TokenStream) -> Iterator[None]:

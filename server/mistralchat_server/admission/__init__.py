@@ -1,0 +1,1 @@
+"""Who may use the executor and when. Knows neither gRPC nor the executor."""

@@ -1,0 +1,63 @@
+"""How a call gets a slot of the executor, and what its caller is told when it gets none."""
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from ..admission.admission import Admission, Place
+from ..admission.errors import AdmissionError, ClosedError, ExpiredError, RefusedError
+from ..executor.client import ExecutorClient
+from ..executor.messages import Request
+from ..executor.stream import TokenStream
+from .caller import caller
+from .errors import CallError, exhausted, unavailable
+
+#: Seconds after which a caller may try again when no call is started.
+_RETRY_AFTER = 2.0
+
+if TYPE_CHECKING:
+    # Generic for a type checker only.
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@contextmanager
+def admitted(admission: Admission, context: "Context") -> Iterator[Place]:
+    """Counts a call while it is open. Raises `CallError` when it is refused, now or while it waits."""
+    remaining = context.time_remaining()
+    deadline = None if remaining is None else time.monotonic() + remaining
+    try:
+        with admission.call(caller(context), deadline) as place:
+            yield place
+    except AdmissionError as error:
+        raise _refusal(error) from error
+
+
+@asynccontextmanager
+async def generation(place: Place, executor: ExecutorClient, request: Request) -> AsyncIterator[TokenStream]:
+    """Submits a request once there is a slot, which is free again as soon as the executor is done.
+
+    Raises `AdmissionError`, and `ExecutorGoneError` if there is no executor.
+    """
+    await place.slot(len(request.prompt_token_ids))
+    async with executor.generate(request) as stream:
+        stream.on_end = place.free
+        try:
+            yield stream
+        finally:
+            # With beam search, the first token comes with the last.
+            first_token_at = stream.first_token_at if request.beam_width == 1 else None
+            place.settle(stream.tokens, first_token_at)
+
+
+def _refusal(error: AdmissionError) -> CallError:
+    match error:
+        case RefusedError():
+            return exhausted(error.subject, str(error), error.retry_after)
+        case ClosedError():
+            return unavailable(str(error), _RETRY_AFTER)
+        case ExpiredError():
+            return CallError(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
+    raise AssertionError(error)
