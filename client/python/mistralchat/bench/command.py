@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from mistralchat.v1 import chat_pb2
 _T = TypeVar("_T")
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
+_PIPED_WIDTH = 120
 _PICTURES = (".pdf", ".png", ".svg")
 #: For the first questions, which a server that is there answers at once.
 _PATIENCE_SECONDS = 10.0
@@ -79,7 +81,8 @@ def main(argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
-    table.show(Console(highlight=False), levels, options.processes)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+    table.show(console, levels, options.processes)
     surroundings = report.Surroundings(
         ["mistralchat", "bench", *argv],
         started,
@@ -111,7 +114,7 @@ def _introduce(
 
 def _pids(server: ServerProcesses) -> str:
     server.cpu()
-    return f"process{'es' if len(server.pids) > 1 else ''} {', '.join(map(str, server.pids))}"
+    return f"server process{'es' if len(server.pids) > 1 else ''} {', '.join(map(str, server.pids))}"
 
 
 def _server(pid: int | None, target: str) -> ServerProcesses | None:

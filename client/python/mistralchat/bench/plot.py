@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from mistralchat.bench.load import ClosedLoop
 from mistralchat.bench.statistics import Figures, Level, Times, Values
@@ -22,7 +22,14 @@ _MEASURES = (
 _PERCENTILES = (("p50", "#1b6ca8"), ("p90", "#e08e0b"), ("p99", "#c23b22"))
 _INK = "#333333"
 #: Points of a curve, however many values there are.
-_POINTS = 1_000
+_SHARES = np.linspace(0.002, 0.998, 500)
+
+
+def _axis_duration(seconds: float, _: int | None = None) -> str:
+    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1e3:g} ms"
+
+
+_DURATION = FuncFormatter(_axis_duration)
 
 
 def save(path: Path, levels: Sequence[Level], model: chat_pb2.GetModelResponse, target: str) -> None:
@@ -30,26 +37,20 @@ def save(path: Path, levels: Sequence[Level], model: chat_pb2.GetModelResponse, 
     levels = [level for level in levels if level.overall.recording.answered]
     several = len(levels) > 1
     figure = Figure(figsize=(13, 8.2 if several else 4.6), layout="constrained", facecolor="white")
-    figure.suptitle(f"{model.name} {model.precision}, {model.executor} · {target}", color=_INK, fontsize=13)
-    rows = figure.subplots(2 if several else 1, len(_MEASURES), squeeze=False)
     figures = [Figures.of(level.overall) for level in levels]
     times = [Times.of(level.overall.recording) for level in levels]
+    title = f"{model.name} {model.precision}, {model.executor} · {target}"
+    if not several:
+        tokens = rate(figures[0].per_second["completion_tokens"])
+        title += f" · {levels[0].load.name}, {figures[0].calls['answered']:,} answers, {tokens} tokens/s"
+    figure.suptitle(title, color=_INK, fontsize=13)
+    rows = figure.subplots(2 if several else 1, len(_MEASURES), squeeze=False)
     for column, (name, field) in enumerate(_MEASURES):
         if several:
             _over_load(rows[0][column], name, levels, figures, field)
             _distributions(rows[1][column], name, levels, [getattr(each, field) for each in times])
         else:
             _histogram(rows[0][column], name, getattr(times[0], field))
-    if not several:
-        rates = figures[0].per_second
-        rows[0][0].set_ylabel("share of calls")
-        rows[0][1].set_ylabel("share of messages")
-        figure.supxlabel(
-            f"{levels[0].load.name} · {figures[0].calls['answered']:,} answers · "
-            f"{rate(rates['completion_tokens'])} tokens/s",
-            color=_INK,
-            fontsize=11,
-        )
     figure.savefig(path, dpi=150)
 
 
@@ -66,14 +67,14 @@ def _over_load(
     axes.set_xticks(loads, [_tick(load, each) for load, each in zip(loads, figures, strict=True)])
     axes.xaxis.set_minor_locator(NullLocator())
     kind = "callers" if isinstance(levels[0].load, ClosedLoop) else "calls per second"
-    axes.set_xlabel(f"{kind}\n(answer tokens per second)", color=_INK)
+    axes.set_xlabel(f"{kind} (below: answer tokens per second)", color=_INK)
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _axis_duration(value)))
-    axes.legend(frameon=False, loc="upper left")
+    axes.yaxis.set_major_formatter(_DURATION)
+    _legend(axes)
 
 
 def _tick(load: float, figures: Figures) -> str:
-    return f"{load:g}\n({rate(figures.per_second['completion_tokens'])})"
+    return f"{load:g}\n{rate(figures.per_second['completion_tokens'])}"
 
 
 def _number(level: Level) -> float:
@@ -83,18 +84,19 @@ def _number(level: Level) -> float:
 def _distributions(axes: Axes, name: str, levels: Sequence[Level], values: Sequence[Values]) -> None:
     """A curve for each load: the share of values (up) that are at most so long (to the right)."""
     _dress(axes, f"distribution of {name}")
-    shares = np.linspace(0, 1, _POINTS)
     colors = colormaps["viridis"](np.linspace(0, 0.85, len(levels)))
     for level, times, color in zip(levels, values, colors, strict=True):
         if times.size:
-            axes.plot(np.quantile(times, shares), shares, color=color, label=level.load.name, linewidth=1.8)
+            # The shortest and longest few would otherwise take most of the room.
+            axes.plot(np.quantile(times, _SHARES), _SHARES, color=color, label=level.load.name, linewidth=1.8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(_DURATION)
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("share that took at most", color=_INK)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _axis_duration(value)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.legend(frameon=False, loc="lower right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    _legend(axes)
 
 
 def _histogram(axes: Axes, name: str, times: Values) -> None:
@@ -103,23 +105,33 @@ def _histogram(axes: Axes, name: str, times: Values) -> None:
         axes.text(0.5, 0.5, "one message a call", transform=axes.transAxes, ha="center", color=_INK)
         return
     weights = np.full(times.size, 1 / times.size)
-    axes.hist(times, bins=60, weights=weights, color="#9ecae1", edgecolor="white", linewidth=0.3)
+    axes.hist(times, bins=40, weights=weights, color="#9ecae1", edgecolor="white", linewidth=0.3)
     for percentile, color in _PERCENTILES:
         value = float(np.percentile(times, int(percentile[1:])))
         axes.axvline(value, color=color, linewidth=1.6, label=f"{percentile}  {duration(value)}")
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _axis_duration(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.legend(frameon=False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(_DURATION)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Above the axes, where it hides nothing; at most five to a line."""
+    axes.legend(
+        frameon=False,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.99),
+        ncols=min(5, len(axes.get_legend_handles_labels()[0]) or 1),
+        fontsize=9,
+        columnspacing=1.2,
+        handlelength=1.4,
+        labelcolor=_INK,
+    )
 
 
 def _dress(axes: Axes, title: str) -> None:
-    axes.set_title(title, color=_INK, fontsize=11)
+    axes.set_title(title, color=_INK, fontsize=11, pad=26)
     axes.grid(visible=True, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_INK, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _axis_duration(seconds: float) -> str:
-    return f"{seconds:g} s" if seconds >= 1 else f"{seconds * 1e3:g} ms"

@@ -1,15 +1,15 @@
 """Prompts of an exact length in tokens, whatever the model's tokenizer and chat template."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 # Common enough to be one token each for most models, and of different lengths, so that a tokenizer of bytes
 # has words for each remainder too.
-_WORDS = tuple(
-    "so we at by an do day way man old new air sea sun time year work life hand part place world house water "  # noqa: SIM905
+_WORDS = (  # noqa: SIM905
+    "so we at by an do day way man old new air sea sun time year work life hand part place world house water "
     "paper light night green black north south money music river story people school family number letter "
-    "summer winter friend".split()
-)
+    "summer winter friend"
+).split()
 _OPENING = "Continue:"
 
 
@@ -40,7 +40,7 @@ class Prompts:
             left -= self._tokens[word]
         return " ".join(words)
 
-    def _choices(self, left: int) -> Sequence[str]:
+    def _choices(self, left: int) -> list[str]:
         """Words after which the rest can still be filled exactly."""
         if left >= self._longest_word + self._shortest_word:
             return _WORDS

@@ -7,15 +7,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mistralchat.bench.statistics import Figures, Level, Summary
+from mistralchat.bench.statistics import Figures, Level
 
 _TIMES = (
-    ("time to first token", "time_to_first_token"),
+    ("first token", "time_to_first_token"),
     ("between messages", "between_messages"),
-    ("per token after the first", "per_token"),
+    ("per further token", "per_token"),
     ("total", "total"),
-    ("queued in the server", "queued"),
+    ("queued", "queued"),
 )
+_Overall = Sequence[tuple[Level, Figures]]
 #: Above this share of a core a generator process begins to measure itself.
 _BUSY = 0.85
 #: Calls that begin later than this were held up by the generator.
@@ -27,6 +28,7 @@ def show(console: Console, levels: Sequence[Level], processes: int) -> None:
     overall = [(level, Figures.of(level.overall)) for level in levels]
     console.print(_latencies(overall))
     console.print(_rates(overall))
+    console.print(_costs(overall))
     for level, figures in overall:
         for status, reason in level.overall.recording.reasons.items():
             count = f"{figures.statuses[status]:,} ended with {status}"
@@ -46,53 +48,77 @@ def show(console: Console, levels: Sequence[Level], processes: int) -> None:
             )
 
 
-def _latencies(overall: Sequence[tuple[Level, Figures]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("load")
-    table.add_column("time")
-    for heading in ("p50", "p90", "p99", "max", "mean"):
-        table.add_column(heading, justify="right")
+def _latencies(overall: _Overall) -> Table:
+    table = _table("load", "time", "p50", "p90", "p99", "max")
+    table.columns[1].justify = "left"
     for level, figures in overall:
         rows = [(name, getattr(figures, field)) for name, field in _TIMES]
-        told = [(name, times) for name, times in rows if times is not None]
+        told = [(name, times) for name, times in rows if times is not None] or [("no answer", None)]
         for index, (name, times) in enumerate(told):
-            load = level.load.name if index == 0 else ""
-            table.add_row(load, name, *_cells(times), end_section=index == len(told) - 1)
-        if not told:
-            table.add_row(level.load.name, "no answer", end_section=True)
+            values = (times.p50, times.p90, times.p99, times.max) if times else ()
+            table.add_row(
+                level.load.name if index == 0 else "",
+                name,
+                *(duration(value) for value in values),
+                end_section=index == len(told) - 1,
+            )
     return table
 
 
-def _cells(times: Summary) -> list[str]:
-    return [duration(value) for value in (times.p50, times.p90, times.p99, times.max, times.mean)]
-
-
-def _rates(overall: Sequence[tuple[Level, Figures]]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("load")
-    several = any(len(level.rounds) > 1 for level, _ in overall)
-    seen = any(figures.server_cpu_seconds for _, figures in overall)
+def _rates(overall: _Overall) -> Table:
     interrupted = any(figures.calls["interrupted"] for _, figures in overall)
-    headings = ["answered", "failed"] + ["interrupted"] * interrupted
-    headings += ["prompt", "answer", "calls/s", "tokens/s"] + ["of each round"] * several + ["messages/s"]
-    headings += ["generator CPU"] + ["front end CPU", "executor CPU"] * seen
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = _table(
+        "load",
+        "answered",
+        "failed",
+        *["interrupted"] * interrupted,
+        "calls/s",
+        "tokens/s",
+        "messages/s",
+    )
     for level, figures in overall:
         calls, rates = figures.calls, figures.per_second
-        cells = [f"{calls['answered']:,}", f"{calls['failed']:,}"]
-        cells += [f"{calls['interrupted']:,}"] * interrupted
-        each = max(1, calls["answered"])
-        cells += [f"{figures.tokens[part] / each:,.0f}" for part in ("prompt", "completion")]
-        cells += [rate(rates["calls"]), rate(rates["completion_tokens"])]
+        table.add_row(
+            level.load.name,
+            f"{calls['answered']:,}",
+            f"{calls['failed']:,}",
+            *[f"{calls['interrupted']:,}"] * interrupted,
+            rate(rates["calls"]),
+            rate(rates["completion_tokens"]),
+            rate(rates["messages"]),
+        )
+    return table
+
+
+def _costs(overall: _Overall) -> Table:
+    """Tokens of a call, processor time of all calls, and how far the rounds are apart."""
+    seen = any(figures.server_cpu_seconds for _, figures in overall)
+    several = any(len(level.rounds) > 1 for level, _ in overall)
+    table = _table(
+        "load",
+        "prompt",
+        "answer",
+        "CPU: generator",
+        *["front end", "executor"] * seen,
+        *["tokens/s by round"] * several,
+    )
+    for level, figures in overall:
+        answered = max(1, figures.calls["answered"])
+        cells = [f"{figures.tokens[part] / answered:,.0f} tokens" for part in ("prompt", "completion")]
+        cells.append(f"{figures.generator_cpu_seconds:.2f} s")
+        if cpu := figures.server_cpu_seconds:
+            cells += [f"{cpu[part]:.2f} s" for part in ("front_ends", "executor")]
         if several:
             rounds = [Figures.of(round_).per_second["completion_tokens"] for round_ in level.rounds]
-            cells.append(f"{rate(min(rounds))} to {rate(max(rounds))}")
-        cells += [rate(rates["messages"]), f"{figures.generator_cpu_seconds:.2f} s"]
-        if figures.server_cpu_seconds:
-            cpu = figures.server_cpu_seconds
-            cells += [f"{cpu[part]:.2f} s" for part in ("front_ends", "executor")]
+            cells.append(" ".join(map(rate, rounds)))
         table.add_row(level.load.name, *cells)
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=index < len(headings) - 1)
     return table
 
 
