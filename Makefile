@@ -6,6 +6,7 @@ PINS   := deploy/requirements
 PIP    := -m pip install --quiet --disable-pip-version-check --require-hashes
 # What the tests need besides: OpenAI's npm client, and truss, which has an environment of its own.
 TRUSS  := .cache/truss
+AUDIT  := .cache/audit
 NPM    := .cache/openai-npm
 # What the benchmarks compare with, besides: llama.cpp's server, built from the sources in a package.
 LLAMA  := .cache/llama-server
@@ -51,7 +52,11 @@ test: $(VENV)/.installed  ## all checks and tests
 	@$(MAKE) --no-print-directory --jobs 3 --output-sync lint $(TRUSS)/.installed $(NPM)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-fuzz: $(VENV)/.installed  ## fuzz the bytes of requests; RUNS=100000
+$(VENV)/.fuzz: $(VENV)/.installed $(PINS)/fuzz.txt
+	$(BIN)/python $(PIP) -r $(PINS)/fuzz.txt
+	@touch $@
+
+fuzz: $(VENV)/.fuzz  ## fuzz the bytes of requests; RUNS=100000
 	$(BIN)/python -m tests.fuzz.run --runs $(RUNS)
 
 soak: $(VENV)/.installed  ## 15 minutes of cancels, deadlines, slow readers and kills; SECONDS=60; ARGS="--executor openvino"
@@ -70,9 +75,14 @@ lint: $(VENV)/.installed  ## style and types
 	$(BIN)/mypy
 
 # Strict: a package that the service does not know is not a package without vulnerabilities.
-audit: $(VENV)/.installed  ## known vulnerabilities of the pinned versions; SERVICE=osv asks another service
+$(AUDIT)/.installed: $(PINS)/audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python $(PIP) -r $(PINS)/audit.txt
+	@touch $@
+
+audit: $(AUDIT)/.installed  ## known vulnerabilities of the pinned versions; SERVICE=osv asks another service
 	for pins in dev cpu gpu; do \
-	  $(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+	  $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	    --vulnerability-service $(or $(SERVICE),pypi) --requirement $(PINS)/$$pins.txt || exit 1; done
 
 $(TRUSS)/.installed: $(PINS)/truss.txt
@@ -109,9 +119,11 @@ protos: $(VENV)/.installed  ## generate the Python code of the contract
 	$(BIN)/python protos/generate.py
 
 pins: $(VENV)/.installed  ## renew the pinned versions
-	$(UV) pyproject.toml --extra openvino --extra gateway --group dev -o $(PINS)/dev.txt
+	$(UV) pyproject.toml --extra openvino --extra gateway --extra bench --group dev -o $(PINS)/dev.txt
 	$(UV) --no-deps $(PINS)/model.in -o $(PINS)/model.txt
 	$(UV) $(PINS)/truss.in -o $(PINS)/truss.txt
+	$(UV) $(PINS)/fuzz.in -o $(PINS)/fuzz.txt
+	$(UV) $(PINS)/audit.in -o $(PINS)/audit.txt
 	$(UV) --no-deps $(PINS)/llama-server.in -o $(PINS)/llama-server.txt
 	$(UV) $(PINS)/llama-server-tools.in -o $(PINS)/llama-server-tools.txt
 	# The images get the versions that the tests run with.
