@@ -81,6 +81,8 @@ def main(argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
+    if not levels:
+        return _INTERRUPTED
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
     table.show(console, levels, options.processes)
     surroundings = report.Surroundings(

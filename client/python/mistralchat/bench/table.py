@@ -26,9 +26,12 @@ _LATE_SECONDS = 0.01
 def show(console: Console, levels: Sequence[Level], processes: int) -> None:
     """Prints latencies, rates and failures; and a warning where the generator was the bottleneck."""
     overall = [(level, Figures.of(level.overall)) for level in levels]
-    console.print(_latencies(overall))
-    console.print(_rates(overall))
-    console.print(_costs(overall))
+    if any(figures.calls["answered"] for _, figures in overall):
+        console.print(_latencies(overall))
+        console.print(_rates(overall))
+        console.print(_costs(overall))
+    else:
+        console.print("no call was answered", style="bold red")
     for level, figures in overall:
         for status, reason in level.overall.recording.reasons.items():
             count = f"{figures.statuses[status]:,} ended with {status}"

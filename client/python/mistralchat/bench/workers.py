@@ -22,6 +22,7 @@ _LEAD_SECONDS = 0.1
 #: How often Python looks for a signal, where waiting is not interrupted by one.
 _WAIT_SECONDS = 0.5
 _END_SECONDS = 5.0
+_DIED = "a process of the load generator has died"
 
 OnProgress = Callable[[Progress], None]
 
@@ -89,7 +90,7 @@ class Workers:
         busy = self._pipes[:count]
         for index, pipe in enumerate(busy):
             own_callers = callers // count + (index < callers % count)
-            pipe.send(Batch(list(requests[index::count]), start, own_callers, list(due[index::count])))
+            _send(pipe, Batch(list(requests[index::count]), start, own_callers, list(due[index::count])))
         done: list[Done] = []
         progress: dict[Connection, Progress] = {}
         told = False
@@ -98,7 +99,7 @@ class Workers:
                 if interrupted.is_set() and not told:
                     told = True
                     for pipe in busy:
-                        pipe.send(Stop())
+                        _send(pipe, Stop())
                 for ready in wait(busy, _WAIT_SECONDS):
                     pipe = cast(Connection, ready)
                     match _receive(pipe):
@@ -149,11 +150,18 @@ def _on_interrupt() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+def _send(pipe: Connection, order: Batch | Stop) -> None:
+    try:
+        pipe.send(order)
+    except OSError as error:
+        raise BenchError(_DIED) from error
+
+
 def _receive(pipe: Connection) -> object:
     try:
         return pipe.recv()
     except (EOFError, OSError) as error:
-        raise BenchError("a process of the load generator has died") from error
+        raise BenchError(_DIED) from error
 
 
 def _total(parts: Iterable[Progress]) -> Progress:
