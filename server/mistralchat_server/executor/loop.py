@@ -15,7 +15,7 @@ class ExecutorLoop:
     """Alternates between taking what has arrived and one step of the engine, or several very short ones.
 
     `receive(wait)` gives the commands that have arrived; with `wait` it blocks until there is one.
-    `publish` sends an iteration to the front end. `least` seconds are spent on steps before the next exchange.
+    `publish` sends an iteration to the front end. At least `least` seconds go to steps between two exchanges.
     """
 
     def __init__(
