@@ -1,7 +1,7 @@
 """Questions to ask of a server, and what is to be learnt of a refusal."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from mistralchat.v1 import chat_pb2 as pb
 from mistralchat_server.text.byte_tokenizer import byte_tokenizer
 
 from ..conftest import Server, eventually
+from .command import Command
 
 __all__ = ["Refusal", "Server", "answer", "ask", "eventually", "refusal", "text", "user"]
 
@@ -115,3 +116,20 @@ def tokenizer_directory() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
+    """Starts the command; whatever is left of it ends with the test."""
+    commands: list[Command] = []
+
+    def start(*arguments: str, **options: str) -> Command:
+        # A short name: the path of a socket is bounded to some hundred characters.
+        commands.append(Command(tmp_path_factory.mktemp("c"), *arguments, **options))
+        return commands[-1]
+
+    yield start
+    for command in commands:
+        if command.process.poll() is None:
+            command.process.kill()
+            command.process.wait()

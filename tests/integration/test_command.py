@@ -1,13 +1,10 @@
 """`mistralchat serve` as a process of its own: signals, what it leaves behind, what it says when it fails."""
 
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,82 +14,8 @@ import pytest
 
 from mistralchat.v1 import chat_pb2_grpc
 
+from .command import REPLAY, Command
 from .conftest import ask, eventually, refusal, text
-
-_PROGRAM = "import sys; from mistralchat.cli import main; sys.exit(main())"
-_REPLAY = ["--executor", "replay", "--listen", "127.0.0.1:0", "--replay.step-seconds", "0.005"]
-
-
-class Command:
-    """A started `mistralchat serve`, and what it has said."""
-
-    def __init__(self, folder: Path, *arguments: str, before: str = "", **environment: str) -> None:
-        """`before` is Python code that runs first in its process."""
-        self._said = folder / "said"
-        #: Where it and its executor make their temporary files, and nobody else.
-        self.temporary = folder / "temporary"
-        self.temporary.mkdir()
-        with self._said.open("wb") as said:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", f"{before}\n{_PROGRAM}", "serve", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                cwd=folder,
-                env={**os.environ, "TMPDIR": str(self.temporary), **environment},
-            )
-
-    @property
-    def said(self) -> str:
-        return self._said.read_text(encoding="utf-8")
-
-    def exit_code(self) -> int:
-        return self.process.wait(60)
-
-    def address(self) -> str:
-        """Once it serves."""
-        self.await_said(" serving ")
-        found = re.search(r"listening on (127\.0\.0\.1:\d+)", self.said)
-        assert found, self.said
-        return found[1]
-
-    def await_said(self, words: str) -> None:
-        eventually(lambda: words in self.said or self.process.poll() is not None, f"it says {words}")
-
-    def stub(self) -> chat_pb2_grpc.ChatServiceStub:
-        """Once it serves."""
-        return chat_pb2_grpc.ChatServiceStub(grpc.insecure_channel(self.address()))
-
-    def left_behind(self) -> list[str]:
-        return [path.name for path in self.temporary.iterdir() if path.name.startswith("mistralchat")]
-
-    def executors(self) -> list[int]:
-        """Processes that it started, by their temporary folder."""
-        found = []
-        for environment in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if f"TMPDIR={self.temporary}".encode() in environment.read_bytes():
-                    found.append(int(environment.parent.name))
-            except OSError:
-                continue
-        return [pid for pid in found if pid != self.process.pid]
-
-
-@pytest.fixture
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Command]]:
-    """Starts the command; whatever is left of it ends with the test."""
-    commands: list[Command] = []
-
-    def start(*arguments: str, **options: str) -> Command:
-        # A short name: the path of a socket is bounded to some hundred characters.
-        commands.append(Command(tmp_path_factory.mktemp("c"), *arguments, **options))
-        return commands[-1]
-
-    yield start
-    for command in commands:
-        if command.process.poll() is None:
-            command.process.kill()
-            command.process.wait()
 
 
 def test_a_folder_whose_path_is_too_long_for_a_socket_is_told(
@@ -100,12 +23,12 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_is_told(
 ) -> None:
     folder = tmp_path / ("long" * 25)
     folder.mkdir()
-    _assert_one_sentence(run(*_REPLAY, TMPDIR=str(folder)), 1, "TMPDIR", str(folder))
+    _assert_one_sentence(run(*REPLAY, TMPDIR=str(folder)), 1, "TMPDIR", str(folder))
     assert list(folder.iterdir()) == []
 
 
 def test_a_signal_lets_a_running_answer_finish(run: Callable[..., Command]) -> None:
-    command = run(*_REPLAY)
+    command = run(*REPLAY)
     stream = command.stub().Chat(ask("x" * 200, max_completion_tokens=500), timeout=60)
     first = next(iter(stream))
     command.process.send_signal(signal.SIGTERM)
@@ -117,7 +40,7 @@ def test_a_signal_lets_a_running_answer_finish(run: Callable[..., Command]) -> N
 
 
 def test_a_second_signal_ends_everything_at_once(run: Callable[..., Command]) -> None:
-    command = run(*_REPLAY)
+    command = run(*REPLAY)
     stream = command.stub().Chat(ask(max_completion_tokens=30_000, min_tokens=30_000), timeout=60)
     next(iter(stream))
     command.process.send_signal(signal.SIGINT)
@@ -129,7 +52,7 @@ def test_a_second_signal_ends_everything_at_once(run: Callable[..., Command]) ->
 
 
 def test_a_front_end_that_is_killed_leaves_nothing_behind(run: Callable[..., Command]) -> None:
-    command = run(*_REPLAY)
+    command = run(*REPLAY)
     stream = command.stub().Chat(ask(max_completion_tokens=30_000, min_tokens=30_000), timeout=60)
     next(iter(stream))
     # And its guardian.
@@ -142,7 +65,7 @@ def test_a_front_end_that_is_killed_leaves_nothing_behind(run: Callable[..., Com
 
 
 def test_while_it_stops_the_port_is_closed_and_running_answers_go_on(run: Callable[..., Command]) -> None:
-    command = run(*_REPLAY)
+    command = run(*REPLAY)
     address = command.address()
     with grpc.insecure_channel(address) as channel:
         chat = chat_pb2_grpc.ChatServiceStub(channel).Chat
@@ -170,7 +93,7 @@ def _accepts_connections(address: str) -> bool:
 def test_calls_around_the_signal_are_answered_whole_or_told_to_go_elsewhere(
     run: Callable[..., Command],
 ) -> None:
-    command = run(*_REPLAY)
+    command = run(*REPLAY)
     address = command.address()
 
     def call_until_refused() -> tuple[list[str], grpc.StatusCode]:
@@ -195,9 +118,7 @@ def test_calls_around_the_signal_are_answered_whole_or_told_to_go_elsewhere(
 
 
 def test_a_signal_while_the_model_is_loaded_ends_it_at_once(run: Callable[..., Command]) -> None:
-    command = run(
-        *_REPLAY, before=_executor("import time; process.load = lambda settings: time.sleep(3_600)")
-    )
+    command = run(*REPLAY, before=_executor("import time; process.load = lambda settings: time.sleep(3_600)"))
     eventually(lambda: len(command.executors()) == 2, "the executor and its guardian are there")
     command.process.send_signal(signal.SIGTERM)
     assert command.exit_code() == 0
@@ -208,7 +129,7 @@ def test_a_signal_while_the_model_is_loaded_ends_it_at_once(run: Callable[..., C
 
 def test_a_signal_while_the_executor_is_away_ends_it(run: Callable[..., Command]) -> None:
     away = "from mistralchat_server import supervisor; supervisor._BACK_OFF = (3_600.0,)"
-    command = run(*_REPLAY, before=away)
+    command = run(*REPLAY, before=away)
     command.address()
     for pid in command.executors():
         os.kill(pid, signal.SIGKILL)
@@ -223,7 +144,7 @@ def _hung(run: Callable[..., Command], *arguments: str) -> Command:
     """One whose executor stands still in a step, with Python's global lock."""
     hang = "import ctypes; process.ReplayExecutor.step = lambda self: ctypes.PyDLL(None).sleep(3_600)"
     short = "from mistralchat_server.executor import child; child._CLOSE_SECONDS = 0.5"
-    command = run(*_REPLAY, *arguments, before=f"{_executor(hang)}\n{short}")
+    command = run(*REPLAY, *arguments, before=f"{_executor(hang)}\n{short}")
     stream = command.stub().Chat(ask(), timeout=0.5)
     assert refusal(lambda: list(stream)).code == grpc.StatusCode.DEADLINE_EXCEEDED
     return command
@@ -250,7 +171,7 @@ def test_a_front_end_that_is_killed_while_the_executor_hangs_leaves_nothing_behi
 
 def test_signals_to_all_processes_are_the_front_ends_to_heed(run: Callable[..., Command]) -> None:
     # As a service manager sends them.
-    command = run(*_REPLAY)
+    command = run(*REPLAY)
     stream = iter(command.stub().Chat(ask("x" * 200, max_completion_tokens=500), timeout=60))
     first = next(stream)
     for pid in [*command.executors(), command.process.pid]:
@@ -261,7 +182,7 @@ def test_signals_to_all_processes_are_the_front_ends_to_heed(run: Callable[..., 
 
 def test_a_crash_loop_ends_it_with_a_line_that_says_why(run: Callable[..., Command]) -> None:
     command = run(
-        *_REPLAY,
+        *REPLAY,
         before="from mistralchat_server import supervisor; supervisor._BACK_OFF = (0.01, 0.01)\n"
         + _executor("import os; process.ReplayExecutor.step = lambda self: os._exit(9)"),
     )
@@ -399,7 +320,7 @@ def test_an_address_for_others_without_protection_is_refused(run: Callable[..., 
 def test_security_files_that_are_not_there_are_told(
     run: Callable[..., Command], flags: list[str], names: str
 ) -> None:
-    _assert_one_sentence(run(*_REPLAY, *flags), 1, f"Cannot read {names}: No such file")
+    _assert_one_sentence(run(*REPLAY, *flags), 1, f"Cannot read {names}: No such file")
 
 
 @pytest.mark.parametrize(
