@@ -125,7 +125,9 @@ def test_a_fault_of_the_server_tells_an_id_that_the_logs_know(
             assert refused.code == grpc.StatusCode.INTERNAL
             assert refused.details["RequestInfo"].request_id in refused.message
             assert refused.details["RequestInfo"].request_id in caplog.text
-    assert "secret.cc" in caplog.text
+    # Where it happened, not what the library said: that could hold a prompt.
+    assert "in fail" in caplog.text
+    assert "secret.cc" not in caplog.text
     _goes_on(replay_server)
 
 

@@ -31,6 +31,12 @@ class StepResult:
     started: list[tuple[int, float]] = field(default_factory=list)
     failures: list[tuple[int, RequestError]] = field(default_factory=list)
 
+    def extend(self, later: "StepResult") -> None:
+        """Adds what the next step produced."""
+        self.outputs += later.outputs
+        self.started += later.started
+        self.failures += later.failures
+
 
 class Executor(Protocol):
     """An engine behind the loop. All calls come from one thread.

@@ -68,8 +68,9 @@ class FakeExecutor:
 class Driver:
     """Hands the loop one batch of commands a turn, and keeps what it publishes."""
 
-    def __init__(self, *batches: list[Command]) -> None:
+    def __init__(self, *batches: list[Command], least: float = 0.0) -> None:
         self.executor = FakeExecutor()
+        self.least = least
         self.batches = list(batches)
         self.waited: list[bool] = []
         self.published: list[Iteration] = []
@@ -79,7 +80,7 @@ class Driver:
         return self.batches.pop(0) if self.batches else [Close()]
 
     def run(self) -> list[Iteration]:
-        ExecutorLoop(self.executor, self.receive, self.published.append).run()
+        ExecutorLoop(self.executor, self.receive, self.published.append, self.least).run()
         return self.published
 
 
@@ -93,6 +94,14 @@ def test_each_step_is_one_message_for_all_requests() -> None:
     assert [[o.request_id for o in iteration.outputs] for iteration in published] == [[1, 2], [1, 2], [2]]
     assert [iteration.step for iteration in published] == [1, 2, 3]
     assert [iteration.active for iteration in published] == [2, 1, 0]
+
+
+def test_very_short_steps_share_a_message() -> None:
+    driver = Driver([_request(1, 2), _request(2, 3)], least=3_600.0)
+    (iteration,) = driver.run()
+    assert [output.request_id for output in iteration.outputs] == [1, 2, 1, 2, 2]
+    assert (iteration.step, iteration.active) == (3, 0)
+    assert driver.executor.log.count("step") == 3
 
 
 def test_it_waits_for_commands_only_when_there_is_nothing_to_do() -> None:

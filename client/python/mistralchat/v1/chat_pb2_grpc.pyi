@@ -20,6 +20,8 @@ Statuses other than OK:
                        But for the last, details: google.rpc.RetryInfo and google.rpc.QuotaFailure.
   UNAVAILABLE          starting, draining, or the executor is gone. Details: google.rpc.RetryInfo.
                        Retrying is safe as long as no message of the answer has arrived.
+  FAILED_PRECONDITION  this request has ended the executor twice; do not repeat it. Details:
+                       google.rpc.ErrorInfo with reason "REQUEST_ENDS_EXECUTOR".
   UNIMPLEMENTED        the loaded executor cannot honour a parameter. Details: google.rpc.ErrorInfo
                        with reason "PARAMETER_NOT_SUPPORTED" and the metadata key "parameter".
   DEADLINE_EXCEEDED, CANCELLED
