@@ -8,6 +8,7 @@ import gc
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from multiprocessing.connection import Connection
@@ -69,7 +70,9 @@ class Progress:
 
 def main(pipe: Connection, connection: ServerConnection, connections: int) -> None:
     """The whole life of the process; it ends with the other end of the pipe."""
-    asyncio.run(_Generator(pipe, connection).live(connections))
+    # Where the command has gone there is nobody left to tell.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        asyncio.run(_Generator(pipe, connection).live(connections))
 
 
 class _Generator:

@@ -64,8 +64,8 @@ def parse_lengths(text: str) -> Lengths:
             return Uniform(int(least), int(most))
         case "lognormal", [median, sigma] if 1 <= float(median) < math.inf and 0 <= float(sigma) <= 5:
             return LogNormal(float(median), float(sigma))
-        case _, [""] if int(kind) >= 1:
-            return Fixed(int(kind))
+        case _, [""] if ":" not in text and int(text) >= 1:
+            return Fixed(int(text))
     raise ValueError(text)
 
 

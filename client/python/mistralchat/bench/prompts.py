@@ -31,11 +31,11 @@ class Prompts:
         return self._fixed
 
     def prompt(self, tokens: int, random: random.Random) -> str:
-        """A prompt of that many tokens; of `least` where that is more. No two calls get the same words."""
+        """A prompt of that many tokens; of `least` where that is more, or where no word is short enough."""
         left = tokens - self._fixed
         words = [_OPENING]
-        while left > 0:
-            word = random.choice(self._choices(left))
+        while choices := self._choices(left):
+            word = random.choice(choices)
             words.append(word)
             left -= self._tokens[word]
         return " ".join(words)

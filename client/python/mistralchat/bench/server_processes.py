@@ -62,7 +62,7 @@ class ServerProcesses:
                 found |= {root, *root.children(recursive=True)}
             except psutil.Error:
                 continue
-        return found - set(_own())
+        return found
 
 
 def by_pid(pid: int) -> ServerProcesses:
@@ -117,9 +117,3 @@ def _serves(process: psutil.Process) -> bool:
     except (psutil.Error, ValueError):
         return False
     return os.path.basename(program) == "mistralchat" and arguments[:1] == ["serve"]
-
-
-def _own() -> list[psutil.Process]:
-    """This process and its own, which may run inside the server's in a test."""
-    this = psutil.Process()
-    return this.children(recursive=True)

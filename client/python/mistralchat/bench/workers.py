@@ -19,6 +19,8 @@ from mistralchat.cli._connection_options import ServerConnection
 
 #: From the sharing out of calls to the first: all processes have theirs by then.
 _LEAD_SECONDS = 0.1
+#: Of requests through pipes, cautiously.
+_BYTES_PER_SECOND = 50e6
 #: How often Python looks for a signal, where waiting is not interrupted by one.
 _WAIT_SECONDS = 0.5
 _END_SECONDS = 5.0
@@ -85,7 +87,8 @@ class Workers:
 
         Ctrl-C ends them. Raises `BenchError` where a process has died.
         """
-        start = time.perf_counter() + _LEAD_SECONDS
+        sharing_out = sum(map(len, requests)) / _BYTES_PER_SECOND
+        start = time.perf_counter() + _LEAD_SECONDS + sharing_out
         count = min(len(self._pipes), callers or len(requests))
         busy = self._pipes[:count]
         for index, pipe in enumerate(busy):

@@ -13,7 +13,7 @@ from mistralchat.cli import main
 from mistralchat.v1 import chat_pb2
 
 from ....conftest import eventually
-from ..conftest import FakeChatService
+from ..conftest import FakeChatService, running
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,14 @@ def test_a_server_that_is_not_serving(
 
 
 def test_a_server_without_min_tokens(
-    service: FakeChatService, target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    service: FakeChatService, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = chat_pb2.GetModelResponse(
         unsupported_parameters=[chat_pb2.UnsupportedParameter(name="min_tokens", reason="no model")]
     )
     monkeypatch.setattr(service, "GetModel", lambda request, context: model)
-    assert main(["bench", "--target", target]) == 1
+    with running(service) as target:
+        assert main(["bench", "--target", target]) == 1
     assert "--may-end-early" in capsys.readouterr().err
 
 

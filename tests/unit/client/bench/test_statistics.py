@@ -33,7 +33,7 @@ def recording() -> Recording:
 
 
 def test_percentiles_of_a_known_array() -> None:
-    figures = summary(np.arange(101.0)[::-1])
+    figures = summary(np.arange(101, dtype=np.float64)[::-1])
     assert figures is not None
     assert (figures.mean, figures.p50, figures.p90, figures.p99, figures.max) == (50, 50, 90, 99, 100)
 
