@@ -37,6 +37,8 @@ from .text.tokenizer import ChatTokenizer, TokenizerError, load_tokenizer
 log = logging.getLogger(__name__)
 
 _SERVICES = (chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name, trtllm.SERVICE_NAME)
+#: Objects more than at the last look, before the garbage collector looks for cycles among them.
+_COLLECT_AFTER = 100_000
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
 #: Seconds in which a stopping server still listens, and refuses calls itself.
@@ -143,9 +145,11 @@ class App:
     async def _serve(self) -> None:
         started = time.monotonic()
         model, tokenizer, executor = await self._load()
-        # What was loaded stays: the collector need not look through it again and again while tokens flow.
+        # What was loaded stays: the collector need not look through it again and again while tokens flow. And
+        # one iteration brings thousands of objects that are gone with the next: they are no reason to look.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER)
         name = self._settings.model_name or self._default_name(model)
         while True:
             self._trtllm.open(name, model)

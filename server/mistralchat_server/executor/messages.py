@@ -116,7 +116,7 @@ def request_ids(front_end: int) -> Iterator[int]:
     return count(front_end * _MOST_REQUESTS + 1)
 
 
-class Output(msgspec.Struct, array_like=True):
+class Output(msgspec.Struct, array_like=True, gc=False):
     """What one request produced in one step; with beam search one for each beam, after the last step."""
 
     request_id: int
