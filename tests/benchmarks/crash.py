@@ -158,6 +158,8 @@ async def main(rounds: int, streams: int) -> None:
     result = {
         "streams": streams,
         "rounds": rounds,
+        "streams ended, longest s": round(longest, 3),
+        "not serving, longest s": round(max(each.not_serving for each in killed), 3),
         "streams ended s": [round(each.streams_ended, 3) for each in killed],
         "not serving s": [round(each.not_serving, 3) for each in killed],
         "serving again s": [round(each.serving_again, 3) for each in killed],

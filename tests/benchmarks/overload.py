@@ -7,7 +7,7 @@ callers as it has slots, and a quarter more. Then calls arrive at random (Poisso
 rate: once from callers that ignore RetryInfo, and once from callers that come back when they are told to.
 What is counted is a window after the first seconds, in which a burst is still allowed to wait; the first
 seconds are told apart. The load comes from a process of its own. Times to the first token are compared
-with those of the closed loop in which nobody waits. One line of JSON, then the ratio of useful answers.
+with those of the closed loop in which nobody waits. Lines of JSON, then the ratio of useful answers.
 """
 
 import argparse
@@ -32,6 +32,8 @@ from mistralchat.v1 import chat_pb2_grpc
 SLOTS = 24
 STEP_SECONDS = 0.02
 TOKENS = 32
+#: What refused callers do about RetryInfo.
+_KINDS = ("ignore", "honour")
 #: At the start of each load; longer than the burst that the server lets wait, and its working off.
 ONSET_SECONDS = 5.0
 #: Of the figures to reach.
@@ -178,7 +180,7 @@ def measure(target: str, pid: int, times: float, seconds: float) -> dict[str, An
     with_wait, _ = under("closed", SLOTS * 1.25)
     peak = max(without_wait["answers/s"], with_wait["answers/s"])
     result: dict[str, Any] = {"peak": without_wait, "a quarter more callers": with_wait}
-    for kind in ("ignore", "honour"):
+    for kind in _KINDS:
         figures, onset = under(kind, peak * times)
         figures["goodput"] = round(figures["answers/s"] / peak, 3)
         for percentile in ("p50", "p99"):
@@ -212,9 +214,10 @@ def main(times: float, seconds: float) -> None:
             result = measure(target, server.pid, times, seconds)
         finally:
             server.terminate()
-    print(json.dumps(result))
-    for kind in ("ignore", "honour"):
+    print(json.dumps({key: value for key, value in result.items() if key not in _KINDS}))
+    for kind in _KINDS:
         figures = result[kind]
+        print(json.dumps({"callers": kind, **figures}))
         print(
             f"{times:g} times the peak, callers {kind} RetryInfo: goodput {figures['goodput']} "
             f"(at least {LEAST_GOODPUT}), first token p50 {figures['first token p50 over peak']}, "

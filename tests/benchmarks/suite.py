@@ -184,6 +184,50 @@ RUNS = (
         [Target("cancellation at 256 streams: steps until the slot is free", "steps max", at_most=2)],
     ),
     Run(
+        ("overload.py", "--seconds", "12"),
+        [
+            Target(
+                f"ten times the peak, callers {kind} RetryInfo: {what}",
+                figure,
+                least,
+                most,
+                where={"callers": kind},
+            )
+            for kind in ("ignore", "honour")
+            for what, figure, least, most in (
+                ("useful answers over the peak", "goodput", 0.95, None),
+                ("time to first token over its value at peak, p50", "first token p50 over peak", None, 2.0),
+                ("the same, p99", "first token p99 over peak", None, 2.0),
+            )
+        ],
+    ),
+    Run(
+        ("crash.py",),
+        [
+            Target(
+                "executor killed under 64 streams: all have ended after",
+                "streams ended, longest s",
+                at_most=1,
+                unit=" s",
+            ),
+            Target("the same: health is NOT_SERVING after", "not serving, longest s", at_most=1, unit=" s"),
+            Target(
+                "the same: a call meanwhile is refused after, at most", "refused after ms, max", unit=" ms"
+            ),
+        ],
+    ),
+    Run(
+        ("hostile_constraints.py", "--rounds", "1"),
+        [
+            Target(
+                "hostile constraints: largest extra gap of other streams",
+                "largest extra gap ms",
+                at_most=100,
+                unit=" ms",
+            )
+        ],
+    ),
+    Run(
         ("front_ends.py",),
         [Target("throughput of 4 front ends over 1", "ratio", at_least=3.2)],
     ),
