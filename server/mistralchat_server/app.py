@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import uvloop
 from grpc_health.v1 import health, health_pb2
 from smg_grpc_proto.generated import trtllm_service_pb2_grpc
 
@@ -232,9 +231,7 @@ def main(argv: list[str]) -> int:
         level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     try:
-        # A tenth less processor time per token than asyncio's own loop.
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_main(settings))
+        return asyncio.run(_main(settings))
     except StartError as error:
         log.error("%s", error)
         return 1

@@ -8,8 +8,6 @@ import signal
 import sys
 from pathlib import Path
 
-import uvloop
-
 from ..app import App
 from ..executor.client import ExecutorClient
 from ..executor.seam import StartError
@@ -104,5 +102,4 @@ async def _main() -> int:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(_main()))
+    sys.exit(asyncio.run(_main()))
