@@ -115,7 +115,7 @@ def _by_streams(
 
 RUNS = (
     Run(
-        ("transport.py", "1", "1024", "256", "64", "--rounds", "3", "--messages", "40000"),
+        ("transport.py", "1", "1024", "256", "64", "--rounds", "3", "--messages", "80000"),
         _by_streams(
             "transport ceiling over bare grpc.aio", "ratio", {1: None, 64: 0.75, 256: 0.75, 1_024: None}
         ),
