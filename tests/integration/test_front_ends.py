@@ -103,6 +103,15 @@ def test_when_the_executor_dies_all_of_them_say_so_and_serve_the_next(
     assert {text(list(stub.Chat(ask("Hello"), timeout=_PATIENCE))) for stub in callers} == {"Hello"}
 
 
+def test_when_the_first_is_killed_nothing_is_left(run: Callable[..., Command]) -> None:
+    command = run(*REPLAY, *_FRONT_ENDS)
+    command.address()
+    command.process.kill()
+    command.exit_code()
+    eventually(lambda: not command.executors(), "sibling, executor and guardian have ended")
+    eventually(lambda: not command.left_behind(), "their folder is gone")
+
+
 def test_a_port_of_somebody_else_is_not_shared(run: Callable[..., Command]) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -11,14 +11,11 @@ import pytest
 import mistralchat_server
 
 _SERVER = Path(mistralchat_server.__file__).parent
-#: What a room must not know, not even through others.
-_MUST_NOT_KNOW = {
-    "rpc": {"app", "listeners", "settings", "gateway"},
-    "text": {"admission", "executor", "rpc", "security", "app", "listeners", "settings", "gateway"},
-    "executor": {"admission", "text", "rpc", "security", "app", "listeners", "settings", "gateway"},
-    "admission": {"text", "executor", "rpc", "security", "app", "listeners", "settings", "gateway"},
-    "security": {"admission", "text", "rpc", "executor", "app", "listeners", "settings", "gateway"},
-}
+#: What puts the rooms together.
+_WIRING = {"app", "gateway", "listeners", "settings", "siblings", "supervisor"}
+_ROOMS = {"admission", "executor", "rpc", "security", "text"}
+#: What a room must not know, not even through others: all but `rpc` know none of the others.
+_MUST_NOT_KNOW = {room: _WIRING | (_ROOMS - {room} if room != "rpc" else set()) for room in sorted(_ROOMS)}
 #: All that stands on the front end's side of the executor.
 _CLIENT_SIDE = {"client", "messages", "stream", "seam"}
 #: Of those rooms, the ones that may use a library.
