@@ -22,7 +22,8 @@ from support.processes import Role, carry_out_orders, replay, service
 from support.script import close_with, parser, report, skip
 
 _LEAST_CORES = 8
-_CONNECTIONS = 8
+#: Of each client. The kernel gives each to a front end by a hash: of few, one front end would get far more.
+_CONNECTIONS = 32
 
 
 async def call(order: Any) -> int:
