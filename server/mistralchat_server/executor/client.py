@@ -1,6 +1,7 @@
 """A front end's connection to the executor process: submits requests, hands out their tokens."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -138,8 +139,10 @@ class ExecutorClient:
         """Sends a command; what nobody receives any more is dropped."""
         if self._socket.closed:
             return
-        # Without a high-water mark this is done at once.
-        self._socket.send(command_encoder.encode(command))
+        # There is no high-water mark that could be reached, but without anybody at the other end a send would
+        # wait, and everything else with it: the executor has ended, and `lose` is about to be called.
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(command_encoder.encode(command), _AT_ONCE)
         # Sending may use up the notice that something has arrived.
         self._loop.call_soon(self._receive)
 

@@ -1,5 +1,6 @@
 """The executor's sockets to its front ends."""
 
+import contextlib
 from collections.abc import Iterator
 
 import zmq
@@ -128,7 +129,9 @@ class _FrontEnd:
             yield command_decoder.decode(socket.recv(_AT_ONCE))
 
     def send(self, event: Event) -> None:
-        self.socket.send(event_encoder.encode(event))
+        # One that has ended is about to be detached, or this process to end with it: no step waits for it.
+        with contextlib.suppress(zmq.Again):
+            self.socket.send(event_encoder.encode(event), _AT_ONCE)
 
     def send_part(self, part: Iteration) -> None:
         self.open.difference_update(output.request_id for output in part.outputs if output.last)
