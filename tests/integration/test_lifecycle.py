@@ -180,7 +180,7 @@ def test_a_watching_probe_does_not_hold_up_the_end(serve: Callable[..., Server])
     server = serve(grace_seconds=20)
     with _health(server):
         server.begin_to_stop()
-        eventually(lambda: server.ended, "the server has ended", seconds=2)
+        eventually(lambda: server.ended, "the server has ended", seconds=10)
 
 
 def test_a_server_that_is_stopped_while_it_loads_leaves_no_executor(
