@@ -85,7 +85,8 @@ def _accepts_connections(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):
+        # Reset: it was in the queue of the port in the moment in which that was closed.
         return False
     return True
 
