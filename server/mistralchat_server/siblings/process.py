@@ -57,7 +57,10 @@ class _LentExecutors:
 
 
 async def _serve(stdin: asyncio.StreamReader) -> None:
-    begin = decoder.decode(await stdin.readline())
+    if not (line := await stdin.readline()):
+        # The first front end has ended before it could say anything.
+        return
+    begin = decoder.decode(line)
     assert isinstance(begin, Begin), begin
     settings = Settings(**begin.settings)
     logging.basicConfig(
