@@ -9,9 +9,7 @@ A last round stops the process instead of killing it: a hang, as the watchdog se
 longest time until all streams had ended over the target of one second.
 """
 
-import argparse
 import asyncio
-import json
 import os
 import random
 import signal
@@ -23,14 +21,16 @@ from itertools import count
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from mistralchat import Unavailable
+from mistralchat._status import chat_error
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
 from mistralchat_server import supervisor
 from mistralchat_server.app import App
 from mistralchat_server.settings import Settings
+from support.script import close_with, parser, report
 
 #: Seconds within which every stream has to have ended.
 TARGET = 1.0
@@ -121,13 +121,9 @@ class Bench:
 
 
 def _require_retry_info(error: grpc.aio.AioRpcError) -> None:
-    assert error.code() == grpc.StatusCode.UNAVAILABLE, error
-    status = status_pb2.Status()
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            assert isinstance(value, bytes)
-            status.ParseFromString(value)
-    assert any(detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details), error
+    refusal = chat_error(error)
+    assert isinstance(refusal, Unavailable), refusal
+    assert refusal.retry_after is not None, refusal
 
 
 async def main(rounds: int, streams: int) -> None:
@@ -155,7 +151,7 @@ async def main(rounds: int, streams: int) -> None:
         await running
     longest = max(each.streams_ended for each in killed)
     refusals = [seconds for each in killed for seconds in each.refused_after]
-    result = {
+    result: dict[str, Any] = {
         "streams": streams,
         "rounds": rounds,
         "streams ended, longest s": round(longest, 3),
@@ -170,13 +166,12 @@ async def main(rounds: int, streams: int) -> None:
         "hang: streams ended s": round(stopped.streams_ended, 3),
         "hang: serving again s": round(stopped.serving_again, 3),
     }
-    print(json.dumps(result))
-    print(f"ratio {longest / TARGET:.3f}")
+    report(result)
+    close_with(longest / TARGET)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--streams", type=int, default=64)
-    arguments = parser.parse_args()
-    asyncio.run(main(arguments.rounds, arguments.streams))
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=4)
+    arguments.add_argument("--streams", type=int, default=64)
+    asyncio.run(main(**vars(arguments.parse_args())))

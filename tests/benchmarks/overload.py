@@ -10,24 +10,23 @@ seconds are told apart. The load comes from a process of its own. Times to the f
 with those of the closed loop in which nobody waits. Lines of JSON, then the ratio of useful answers.
 """
 
-import argparse
 import asyncio
 import json
 import random
-import socket
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
 
-from mistralchat import AsyncChatClient
+from mistralchat import Overloaded
+from mistralchat._status import chat_error
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat.v1 import chat_pb2_grpc
+from support.processes import Service, service
+from support.script import close_with, parser, report
 
 SLOTS = 24
 STEP_SECONDS = 0.02
@@ -135,7 +134,7 @@ async def open_loop(target: str, rate: float, seconds: float, honour: bool) -> L
 
 def generate(kind: str, target: str, amount: float, seconds: float) -> Load:
     """A load from a process of its own."""
-    command = [sys.executable, __file__, "--load", kind, target, str(amount), str(seconds)]
+    command = [sys.executable, __file__, "load", kind, target, str(amount), str(seconds)]
     return Load(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 
@@ -164,16 +163,16 @@ def within(load: Load, begin: float, end: float) -> dict[str, Any]:
     }
 
 
-def measure(target: str, pid: int, times: float, seconds: float) -> dict[str, Any]:
+def measure(measured: Service, times: float, seconds: float) -> dict[str, Any]:
     """All loads, one after the other."""
     end = ONSET_SECONDS + seconds
 
     def under(kind: str, amount: float) -> tuple[dict[str, Any], dict[str, Any]]:
         """The figures of a load, and those of its first seconds."""
-        before = cpu_seconds(pid)
-        load = generate(kind, target, amount, end)
+        before = measured.front_end_cpu_seconds()
+        load = generate(kind, measured.address, amount, end)
         figures = within(load, ONSET_SECONDS, end)
-        figures["front end's share of a core"] = round((cpu_seconds(pid) - before) / end, 3)
+        figures["front end's share of a core"] = round((measured.front_end_cpu_seconds() - before) / end, 3)
         return figures, within(load, 0, ONSET_SECONDS)
 
     without_wait, _ = under("closed", SLOTS)
@@ -194,53 +193,29 @@ def measure(target: str, pid: int, times: float, seconds: float) -> dict[str, An
     return result
 
 
-def cpu_seconds(pid: int) -> float:
-    """That a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
 def main(times: float, seconds: float) -> None:
     """Serves, measures, prints."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        target = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [str(Path(sys.executable).with_name("mistralchat")), "serve", "--executor", "replay"]
-    options = ["--listen", target, "--log-level", "WARNING"]
-    pace = ["--replay.step-seconds", str(STEP_SECONDS), "--replay.max-batch-size", str(SLOTS)]
-    with subprocess.Popen([*command, *options, *pace]) as server:
-        try:
-            asyncio.run(_wait(target))
-            result = measure(target, server.pid, times, seconds)
-        finally:
-            server.terminate()
-    print(json.dumps({key: value for key, value in result.items() if key not in _KINDS}))
+    pace = ("--replay.step-seconds", str(STEP_SECONDS), "--replay.max-batch-size", str(SLOTS))
+    with service("--executor", "replay", *pace) as measured:
+        result = measure(measured, times, seconds)
+    report({key: value for key, value in result.items() if key not in _KINDS})
     for kind in _KINDS:
         figures = result[kind]
-        print(json.dumps({"callers": kind, **figures}))
+        report({"callers": kind, **figures})
         print(
             f"{times:g} times the peak, callers {kind} RetryInfo: goodput {figures['goodput']} "
             f"(at least {LEAST_GOODPUT}), first token p50 {figures['first token p50 over peak']}, "
             f"p99 {figures['first token p99 over peak']} of its value at peak (at most {MOST_FIRST_TOKEN}), "
             f"{figures['refusals/s']} refusals/s of {figures['CPU µs of a refusal']} µs each"
         )
-    print(f"ratio {result['ignore']['goodput']}")
-
-
-async def _wait(target: str) -> None:
-    async with AsyncChatClient(target) as client:
-        await client.wait_until_serving(30)
+    close_with(result["ignore"]["goodput"])
 
 
 def _retry_delay(error: grpc.aio.AioRpcError) -> float:
-    status, info = status_pb2.Status(), error_details_pb2.RetryInfo()
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            status.ParseFromString(value)
-    for detail in status.details:
-        if detail.Unpack(info):
-            return float(info.retry_delay.ToNanoseconds() / 1e9)
-    raise AssertionError("a refusal without RetryInfo")
+    refusal = chat_error(error)
+    assert isinstance(refusal, Overloaded), refusal
+    assert refusal.retry_after is not None, "a refusal without RetryInfo"
+    return refusal.retry_after
 
 
 def _percentile(values: list[float], percent: int) -> float:
@@ -249,13 +224,11 @@ def _percentile(values: list[float], percent: int) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--times", type=float, default=10)
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--load", nargs=4, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.load:
-        kind, target, amount, seconds = arguments.load
-        run_load(kind, target, float(amount), float(seconds))
-    else:
-        main(arguments.times, arguments.seconds)
+    match sys.argv[1:]:
+        case ["load", kind, target, amount, seconds]:
+            run_load(kind, target, float(amount), float(seconds))
+        case _:
+            arguments = parser(__doc__)
+            arguments.add_argument("--times", type=float, default=10)
+            arguments.add_argument("--seconds", type=float, default=10)
+            main(**vars(arguments.parse_args()))
