@@ -31,8 +31,8 @@ _AT_ONCE = int(zmq.NOBLOCK)
 class FrontEnds:
     """All front ends: the one that started this process, and those that it attaches.
 
-    Each gets what concerns its own requests. The first one gets every iteration, with or without outputs of
-    its own: it watches over this process.
+    Each gets every iteration, with what concerns its own requests. One that holds nothing for it tells it
+    still that the executor has gone on, without the requests that it has cancelled.
     """
 
     def __init__(self, endpoint: str, heartbeat: Heartbeat) -> None:
@@ -78,7 +78,7 @@ class FrontEnds:
                 yield command
 
     def publish(self, iteration: Iteration) -> None:
-        """Sends an iteration to the front ends that it concerns."""
+        """Sends each front end its part of an iteration."""
         if not self._attached:
             self._owner.send(iteration)
             return
@@ -96,8 +96,7 @@ class FrontEnds:
                 part.failures.append(failure)
         self._owner.send(parts.pop(0))
         for number, part in parts.items():
-            if part.started or part.outputs or part.failures:
-                self._attached[number].send_part(part)
+            self._attached[number].send_part(part)
 
     def _attach(self, number: int, endpoint: str) -> None:
         assert self._description is not None, "not ready"

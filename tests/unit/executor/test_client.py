@@ -1,5 +1,6 @@
 """The front end's connection while nobody is at its other end."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -65,8 +66,14 @@ async def test_each_front_end_gets_what_concerns_its_requests(clients: list[Exec
         executor.publish(Iteration(1, 2, [], outputs, []))
         assert [output.token_ids for output in await one.take()] == [[0]]
         assert [output.token_ids for output in await other.take()] == [[1]]
+        # One that has left is known to be out with the next iteration, whosever outputs that holds.
+        executor.publish(Iteration(2, 2, [], [Output(requests[0].id, [2])], []))
+        assert [output.token_ids for output in await one.take()] == [[2]]
+        while second.last_iteration is None or second.last_iteration.step < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert second.last_iteration.outputs == []
         # A front end that has ended takes its requests with it.
         first.send(Detach(1))
         assert list(executor.receive(wait=True)) == [Cancel(requests[1].id)]
-        executor.publish(Iteration(2, 1, [], [Output(requests[0].id, [5], last=True)], []))
+        executor.publish(Iteration(3, 1, [], [Output(requests[0].id, [5], last=True)], []))
         assert [output.token_ids for output in await one.take()] == [[5]]
