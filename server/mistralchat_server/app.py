@@ -37,8 +37,9 @@ from .text.tokenizer import ChatTokenizer, TokenizerError, load_tokenizer
 log = logging.getLogger(__name__)
 
 _SERVICES = (chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name, trtllm.SERVICE_NAME)
-#: Objects more than at the last look, before the garbage collector looks for cycles among them.
-_COLLECT_AFTER = 100_000
+#: Objects more than at the last look, before the garbage collector looks for cycles among them, which holds
+#: everybody up: for some 10 ms where all of them are garbage.
+_COLLECT_AFTER = 20_000
 #: Seconds in which the last messages of calls that have ended go out.
 _FAREWELL = 1.0
 #: Seconds in which a stopping server still listens, and refuses calls itself.

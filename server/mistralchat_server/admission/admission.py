@@ -179,7 +179,7 @@ class Admission:
         else:
             return
         self._refused_at = now
-        refusal = RefusedError(subject, message, self._pace.turn(now, wait, self._slots))
+        delay = self._pace.turn(now, wait, self._slots)
         victim = self._newest_of_a_heavier(self._open_of(place.caller) + 1)
         # Slots do not become free evenly. In a queue of the right length, a call that has waited too long
         # makes way for its caller's next: as many are answered, and those that are, soon.
@@ -187,9 +187,10 @@ class Admission:
             oldest = self._queue.oldest(place.caller)
             if oldest is not None and now - oldest.since > bearable:
                 victim = oldest
+        # An error in a variable of a frame that it passes would be a cycle for the garbage collector.
         if victim is None:
-            raise refusal
-        self._turn_away(victim, refusal)
+            raise RefusedError(subject, message, delay)
+        self._turn_away(victim, RefusedError(subject, message, delay))
 
     def _expected_wait(self, open_calls: int) -> float:
         """Seconds that a call would wait for a slot beside so many others, by what calls have taken so far.
@@ -230,20 +231,27 @@ class Admission:
                 # It was refused in the same moment, and nobody will ask for the reason.
                 place.waiter.exception()
             raise
+        except AdmissionError:
+            # Both would hold each other.
+            place.waiter = None
+            raise
 
     def _bound_tokens(self, place: Place, now: float) -> None:
         """Refuses waiting calls, at last `place` itself, until the prompts of the others are small enough."""
         while self._queue_tokens > self._bounds.queue_tokens:
-            refusal = RefusedError(
-                "prompt tokens",
-                "the server is busy: the prompts of waiting calls have the "
-                f"{self._bounds.queue_tokens:,} tokens that they may have",
-                self._pace.turn(now, self._expected_wait(self._open_calls), self._slots),
-            )
+            delay = self._pace.turn(now, self._expected_wait(self._open_calls), self._slots)
             victim = self._newest_of_a_heavier(self._open_of(place.caller))
             if victim is None:
-                raise refusal
-            self._turn_away(victim, refusal)
+                raise self._prompts_too_long(delay)
+            self._turn_away(victim, self._prompts_too_long(delay))
+
+    def _prompts_too_long(self, delay: float) -> RefusedError:
+        return RefusedError(
+            "prompt tokens",
+            "the server is busy: the prompts of waiting calls have the "
+            f"{self._bounds.queue_tokens:,} tokens that they may have",
+            delay,
+        )
 
     def _grant(self) -> None:
         """Gives free slots to calls that wait."""

@@ -70,14 +70,18 @@ class TokenStream:
 
         With `linger`, tokens wait for others to join them, though never once the request has ended.
         Raises `GenerationError` or `ExecutorGoneError` where the request has failed. Must not be called
-        again after an output with `last`.
+        again after an output with `last`, or an error.
         """
         if not self._outputs and self._failure is None:
             await self._news()
         if linger is not None:
             await self._linger(linger)
         if self._failure is not None:
-            raise self._failure
+            try:
+                raise self._failure
+            finally:
+                # The error holds this frame.
+                self._failure = None
         outputs, self._outputs = self._outputs, []
         return outputs
 
