@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import openvino_genai as genai
 
+from mistralchat_server.executor.openvino.options import OpenVINOOptions
+from mistralchat_server.executor.openvino.pipeline import load_pipeline
 from support.processes import model_path
 
 
@@ -19,12 +21,10 @@ class Run(NamedTuple):
 
 
 class Pipeline:
-    """The demo model, with the scheduler set up as the service has it."""
+    """The demo model, with the settings that the service gives the engine."""
 
     def __init__(self) -> None:
-        scheduler = genai.SchedulerConfig()
-        scheduler.enable_prefix_caching = True
-        self._pipeline = genai.ContinuousBatchingPipeline(model_path(), scheduler, "CPU")
+        self._pipeline = load_pipeline(model_path(), OpenVINOOptions())
         self._tokenizer = self._pipeline.get_tokenizer()
         self._ids = count()
 

@@ -28,6 +28,7 @@ from ..seam import RequestError, StartError, StepResult
 from .constraints import structured_output
 from .model import ModelFiles
 from .options import OpenVINOOptions
+from .pipeline import load_pipeline
 from .rehearsal import Rehearsal, Verdict
 from .scratch import ScratchPipeline
 
@@ -38,12 +39,6 @@ _IDLE = 0.002
 _FINISH = {
     GenerationFinishReason.STOP: FinishReason.STOP,
     GenerationFinishReason.LENGTH: FinishReason.LENGTH,
-}
-#: Without these, activations and cache are rounded more coarsely, differently for each size of a batch.
-_REPRODUCIBLE = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
-    "KV_CACHE_PRECISION": "f32",
 }
 #: The engine accepts all of these together with beam search; it refuses the penalties and ignores the
 #: others (measured on 2026.4.1).
@@ -86,7 +81,7 @@ class OpenVINOExecutor:
         self._ready: set[Constraint] = set()
         self._compilation: _Compilation | None = None
         try:
-            self._pipeline = _load(files.path, options)
+            self._pipeline = load_pipeline(files.path, options)
             tokenizer = self._pipeline.get_tokenizer()
             self._scratch = ScratchPipeline(tokenizer, files.vocab_size)
         except RuntimeError as error:
@@ -273,27 +268,6 @@ class _Compilation:
             self._scratch.compile(config)
         except RuntimeError:
             self.failed = True
-
-
-def _load(path: Path, options: OpenVINOOptions) -> openvino_genai.ContinuousBatchingPipeline:
-    scheduler = openvino_genai.SchedulerConfig()
-    scheduler.max_num_seqs = options.max_batch_size
-    # The memory is taken as it is used, up to this size; it holds prefixes that calls have in common, too.
-    scheduler.cache_size = options.kv_cache_gb or max(1, _memory_bytes() // 4 >> 30)
-    scheduler.enable_prefix_caching = True
-    properties: dict[str, object] = {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
-    if options.reproducible:
-        properties |= _REPRODUCIBLE
-    return openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
-
-
-def _memory_bytes() -> int:
-    """What this process may use: the machine's memory, or less in a container."""
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(installed, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):
-        return installed
 
 
 def _generation_config(request: Request) -> openvino_genai.GenerationConfig:
