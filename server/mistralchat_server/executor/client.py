@@ -1,13 +1,12 @@
 """A front end's connection to the executor process: submits requests, hands out their tokens."""
 
 import asyncio
-import contextlib
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import zmq
-
+from .channel import Channel
 from .messages import (
     Cancel,
     Command,
@@ -28,18 +27,11 @@ from .suspects import Suspects
 
 log = logging.getLogger(__name__)
 
-#: Messages that are taken before other work gets its turn: the executor may have run far ahead.
-_AT_A_TIME = 16
-# A plain number: pyzmq's enumeration costs more than what it is passed to.
-_AT_ONCE = int(zmq.NOBLOCK)
-_CAN_READ = int(zmq.POLLIN)
-
 
 class ExecutorClient:
     """The connection of one front end, and the streams of its open requests.
 
-    It ends with the executor process, of which `lose` tells it. zmq's own asyncio sockets are not used: they
-    took 40 % of the event loop's time at one token per message.
+    It ends with the executor process, of which `lose` tells it.
     """
 
     def __init__(self, folder: str, suspects: Suspects, number: int = 0) -> None:
@@ -60,26 +52,23 @@ class ExecutorClient:
         self._ready: asyncio.Future[Description] = self._loop.create_future()
         self._disconnected: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._channel: Channel | None = None
+        self._listener = socket.socket(socket.AF_UNIX)
         try:
-            self._socket.bind(self.endpoint)
-        except zmq.ZMQError as error:
-            self._socket.close()
+            self._listener.bind(self.endpoint)
+        except OSError as error:
+            self._listener.close()
             raise StartError(
-                f"No socket can be made in {folder} ({error.strerror}): "
+                f"No socket can be made in {folder} ({error.strerror or error}): "
                 "set TMPDIR to a folder with a short path that can be written to."
             ) from error
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._loop.add_reader(self._socket.fileno(), self._receive)
-        self._loop.add_reader(self._monitor.fileno(), self._note_disconnection)
-        self._note_disconnection()
+        self._listener.listen(1)
+        self._loop.add_reader(self._listener, self._accept)
 
     @staticmethod
     def endpoint_of(folder: str, number: int) -> str:
-        """Where a front end awaits the executor process."""
-        return f"ipc://{folder}/front-end-{number}"
+        """The path of the socket where a front end awaits the executor process."""
+        return f"{folder}/front-end-{number}"
 
     @property
     def description(self) -> Description | None:
@@ -137,14 +126,11 @@ class ExecutorClient:
 
     def send(self, command: Command) -> None:
         """Sends a command; what nobody receives any more is dropped."""
-        if self._socket.closed:
+        if self._channel is None:
             return
-        # There is no high-water mark that could be reached, but without anybody at the other end a send would
-        # wait, and everything else with it: the executor has ended, and `lose` is about to be called.
-        with contextlib.suppress(zmq.Again):
-            self._socket.send(command_encoder.encode(command), _AT_ONCE)
-        # Sending may use up the notice that something has arrived.
-        self._loop.call_soon(self._receive)
+        self._channel.send(command_encoder.encode(command))
+        if self._channel.unsent:
+            self._loop.add_writer(self._channel, self._flush)
 
     def lose(self) -> None:
         """Ends the connection, since the process has ended or is about to be killed: every stream fails."""
@@ -157,28 +143,40 @@ class ExecutorClient:
             log.error("request %d has ended the executor twice: its like are refused for now", request_id)
         for stream in self._streams.values():
             stream.fail(ExecutorGoneError())
-        self._loop.remove_reader(self._monitor.fileno())
-        self._loop.remove_reader(self._socket.fileno())
-        self._socket.disable_monitor()
-        self._monitor.close()
-        self._socket.close()
+        self._stop_listening()
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel)
+            self._loop.remove_writer(self._channel)
+            self._channel.close()
+            self._channel = None
 
-    def _note_disconnection(self) -> None:
-        # Its descriptor speaks up only after the socket has been asked, and then for other reasons, too.
-        if int(self._monitor.get(zmq.EVENTS)) & _CAN_READ and not self._disconnected.done():
-            self._loop.remove_reader(self._monitor.fileno())
-            self._disconnected.set_result(None)
+    def _accept(self) -> None:
+        connected, _ = self._listener.accept()
+        self._stop_listening()
+        self._channel = Channel(connected)
+        self._loop.add_reader(self._channel, self._receive)
+
+    def _stop_listening(self) -> None:
+        if self._listener.fileno() != -1:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+
+    def _flush(self) -> None:
+        assert self._channel is not None, "its writer is removed with it"
+        self._channel.flush()
+        if not self._channel.unsent:
+            self._loop.remove_writer(self._channel)
 
     def _receive(self) -> None:
-        """Takes what has arrived. The socket tells that something has once, not for each message."""
-        if self._socket.closed:
-            return
+        assert self._channel is not None, "its reader is removed with it"
         try:
-            for _ in range(_AT_A_TIME):
-                self._handle(event_decoder.decode(self._socket.recv(_AT_ONCE)))
-        except zmq.Again:
+            arrived = self._channel.receive()
+        except EOFError:
+            self._loop.remove_reader(self._channel)
+            self._disconnected.set_result(None)
             return
-        self._loop.call_soon(self._receive)
+        for event in arrived:
+            self._handle(event_decoder.decode(event))
 
     def _handle(self, event: Event) -> None:
         match event:

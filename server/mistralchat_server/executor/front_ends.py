@@ -1,10 +1,10 @@
 """The executor's sockets to its front ends."""
 
-import contextlib
+import select
+import socket
 from collections.abc import Iterator
 
-import zmq
-
+from .channel import Channel
 from .heartbeat import Heartbeat
 from .messages import (
     Attach,
@@ -22,11 +22,6 @@ from .messages import (
     front_end_of,
 )
 
-# As plain numbers: pyzmq's enumerations cost more than what they are passed to.
-_EVENTS = int(zmq.EVENTS)
-_READABLE = int(zmq.POLLIN)
-_AT_ONCE = int(zmq.NOBLOCK)
-
 
 class FrontEnds:
     """All front ends: the one that started this process, and those that it attaches.
@@ -39,8 +34,6 @@ class FrontEnds:
         self._heartbeat = heartbeat
         self._owner = _FrontEnd(endpoint)
         self._attached: dict[int, _FrontEnd] = {}
-        self._poller = zmq.Poller()
-        self._poller.register(self._owner.socket, zmq.POLLIN)
         self._description: Description | None = None
 
     def ready(self, description: Description) -> None:
@@ -49,16 +42,15 @@ class FrontEnds:
         self._owner.send(Ready(description))
 
     def start_failed(self, message: str) -> None:
-        """Says why none will ever come; returns once that is on its way."""
+        """Says why none will ever come."""
         self._owner.send(StartFailed(message))
-        self._owner.socket.close()
-        zmq.Context.instance().term()
+        self._owner.close()
 
     def receive(self, wait: bool) -> Iterator[Command]:
         """Gives the sign of life, then the commands that have arrived; with `wait`, once there is one."""
         self._heartbeat.beat()
         if wait:
-            while not self._poller.poll(Heartbeat.IDLE):
+            while not self._poll():
                 self._heartbeat.beat()
         for command in self._owner.arrived():
             match command:
@@ -98,41 +90,68 @@ class FrontEnds:
         for number, part in parts.items():
             self._attached[number].send_part(part)
 
+    def _poll(self) -> bool:
+        """Waits until something has arrived, though not for long; false if nothing has."""
+        poll = select.poll()
+        for front_end in (self._owner, *self._attached.values()):
+            if not front_end.gone:
+                poll.register(front_end, front_end.awaited)
+        # Whatever else it tells is for the next look: there is room again, or an end.
+        return bool(poll.poll(Heartbeat.IDLE))
+
     def _attach(self, number: int, endpoint: str) -> None:
         assert self._description is not None, "not ready"
         front_end = self._attached[number] = _FrontEnd(endpoint)
-        self._poller.register(front_end.socket, zmq.POLLIN)
         front_end.send(Ready(self._description))
 
     def _detach(self, number: int) -> Iterator[Cancel]:
         """Forgets a front end that has ended; nobody waits for its requests."""
-        front_end = self._attached.pop(number)
-        self._poller.unregister(front_end.socket)
-        front_end.socket.close(linger=0)
-        return map(Cancel, front_end.open)
+        if (front_end := self._attached.pop(number, None)) is None:
+            # It ended before it awaited anything.
+            return
+        front_end.close()
+        yield from map(Cancel, front_end.open)
 
 
 class _FrontEnd:
     def __init__(self, endpoint: str) -> None:
-        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PAIR)
-        # Without a bound: the engine must not wait for a front end, and what can pile up is what has been
-        # admitted.
-        self.socket.set_hwm(0)
-        self.socket.connect(endpoint)
+        connected = socket.socket(socket.AF_UNIX)
+        # One that has ended meanwhile is about to be detached, or this process to end with it.
+        self.gone = connected.connect_ex(endpoint) != 0
+        # What does not fit the socket is kept without a bound: the engine must not wait for a front end, and
+        # what can pile up is what has been admitted.
+        self._channel = Channel(connected)
         #: Requests without a last output. Kept of attached front ends only.
         self.open: set[int] = set()
 
+    @property
+    def awaited(self) -> int:
+        """The events to wake up for."""
+        return select.POLLIN | (select.POLLOUT if self._channel.unsent else 0)
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
     def arrived(self) -> Iterator[Command]:
-        socket = self.socket
-        while int(socket.getsockopt(_EVENTS)) & _READABLE:
-            yield command_decoder.decode(socket.recv(_AT_ONCE))
+        if self._channel.unsent:
+            self._channel.flush()
+        if self.gone:
+            return
+        try:
+            arrived = self._channel.receive()
+        except EOFError:
+            self.gone = True
+            return
+        for command in arrived:
+            yield command_decoder.decode(command)
 
     def send(self, event: Event) -> None:
-        # One that has ended is about to be detached, or this process to end with it: no step waits for it.
-        with contextlib.suppress(zmq.Again):
-            self.socket.send(event_encoder.encode(event), _AT_ONCE)
+        self._channel.send(event_encoder.encode(event))
 
     def send_part(self, part: Iteration) -> None:
         self.open.difference_update(output.request_id for output in part.outputs if output.last)
         self.open.difference_update(failure.request_id for failure in part.failures)
         self.send(part)
+
+    def close(self) -> None:
+        self._channel.close()

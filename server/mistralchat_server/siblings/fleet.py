@@ -11,7 +11,7 @@ from itertools import count
 from ..executor.child import ExecutorProcess
 from ..executor.seam import StartError
 from ..settings import Settings
-from .orders import SERVING, Begin, Connect, Drain, Order, encoder
+from .orders import Awaiting, Begin, Connect, Drain, Order, Serving, answer_decoder, encoder
 
 log = logging.getLogger(__name__)
 
@@ -116,16 +116,19 @@ class Fleet:
         sibling.tell(Begin(sibling.number, settings.model_dump(mode="json")))
         return sibling
 
-    @staticmethod
-    async def _watch(sibling: _Sibling) -> int:
+    async def _watch(self, sibling: _Sibling) -> int:
         assert sibling.process.stdout is not None
         while line := await sibling.process.stdout.readline():
-            if line == SERVING:
-                sibling.serving.set()
+            match answer_decoder.decode(line):
+                case Awaiting(folder):
+                    # There may be another executor by now, of which it has been told.
+                    if self._executor is not None and self._executor.folder == folder:
+                        self._executor.attach(sibling.number)
+                case Serving():
+                    sibling.serving.set()
         return await sibling.process.wait()
 
     @staticmethod
     def _connect(sibling: _Sibling, executor: ExecutorProcess) -> None:
         sibling.serving.clear()
         sibling.tell(Connect(executor.folder))
-        executor.attach(sibling.number)

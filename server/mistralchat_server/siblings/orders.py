@@ -1,6 +1,6 @@
-"""What the first front end tells a sibling, one line of JSON each on its standard input."""
+"""What the first front end and a sibling tell each other, one line of JSON each on its standard streams."""
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -25,8 +25,19 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
 Order = Begin | Connect | Drain
 
-#: What a sibling answers on its standard output, a line each time that calls are answered.
-SERVING: Literal[b"serving\n"] = b"serving\n"
+
+class Awaiting(msgspec.Struct, frozen=True, tag=True):
+    """The executor process with this folder can be told to attach the sibling."""
+
+    folder: str
+
+
+class Serving(msgspec.Struct, frozen=True, tag=True):
+    """Calls are answered, over the latest executor."""
+
+
+Answer = Awaiting | Serving
 
 encoder = msgspec.json.Encoder()
-decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+order_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+answer_decoder: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)

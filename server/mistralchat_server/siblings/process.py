@@ -13,7 +13,7 @@ from ..executor.client import ExecutorClient
 from ..executor.seam import StartError
 from ..executor.suspects import Suspects
 from ..settings import Settings
-from .orders import SERVING, Begin, Connect, Drain, decoder
+from .orders import Answer, Awaiting, Begin, Connect, Drain, Serving, encoder, order_decoder
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +31,24 @@ class _LentExecutors:
     async def next(self, model: Path | None) -> ExecutorClient:
         """Waits for the next executor process."""
         await self.close()
+        folder = await self.folders.get()
         while True:
-            client = ExecutorClient(await self.folders.get(), self._suspects, self._number)
+            client = ExecutorClient(folder, self._suspects, self._number)
+            _tell(Awaiting(folder))
             ready = asyncio.create_task(client.ready())
             lost = asyncio.create_task(client.disconnected())
-            await asyncio.wait((ready, lost), return_when=asyncio.FIRST_COMPLETED)
-            if ready.done():
+            newer = asyncio.create_task(self.folders.get())
+            await asyncio.wait((ready, lost, newer), return_when=asyncio.FIRST_COMPLETED)
+            if ready.done() and not newer.done():
+                newer.cancel()
                 self._client = client
                 self._watch = asyncio.create_task(self._lose(client, lost), name="executor-watch")
                 return client
-            ready.cancel()
+            # It has ended, perhaps before it could attach this front end.
+            for task in (ready, lost):
+                task.cancel()
             client.lose()
+            folder = await newer
 
     async def close(self) -> None:
         """Lets go of the present one."""
@@ -60,7 +67,7 @@ async def _serve(stdin: asyncio.StreamReader) -> None:
     if not (line := await stdin.readline()):
         # The first front end has ended before it could say anything.
         return
-    begin = decoder.decode(line)
+    begin = order_decoder.decode(line)
     assert isinstance(begin, Begin), begin
     settings = Settings(**begin.settings)
     logging.basicConfig(
@@ -69,7 +76,7 @@ async def _serve(stdin: asyncio.StreamReader) -> None:
         stream=sys.stderr,
     )
     executors = _LentExecutors(begin.number)
-    app = App(settings, executors, on_serving=lambda: os.write(1, SERVING))
+    app = App(settings, executors, on_serving=lambda: _tell(Serving()))
     await app.start()
     obeying = asyncio.create_task(_obey(stdin, app, executors), name="orders")
     await app.run()
@@ -80,13 +87,17 @@ async def _serve(stdin: asyncio.StreamReader) -> None:
 
 async def _obey(stdin: asyncio.StreamReader, app: App, executors: _LentExecutors) -> None:
     while line := await stdin.readline():
-        match decoder.decode(line):
+        match order_decoder.decode(line):
             case Connect(folder):
                 executors.folders.put_nowait(folder)
             case Drain():
                 app.stop()
     # The first front end is gone, and with it the executor.
     os._exit(1)
+
+
+def _tell(answer: Answer) -> None:
+    os.write(1, encoder.encode(answer) + b"\n")
 
 
 async def _main() -> int:

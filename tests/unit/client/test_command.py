@@ -233,7 +233,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import mistralchat, mistralchat.cli
 mistralchat.ChatClient().close()
-heavy = {"rich", "pydantic", "zmq", "mistralchat_server"} & sys.modules.keys()
+heavy = {"rich", "pydantic", "msgspec", "mistralchat_server"} & sys.modules.keys()
 assert not heavy, heavy
 try:
     import rich

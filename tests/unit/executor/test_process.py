@@ -1,14 +1,15 @@
 """The executor process by itself."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import zmq
 
 from mistralchat_server.executor import heartbeat
+from mistralchat_server.executor.messages import StartFailed, event_decoder
 from mistralchat_server.executor.orders import ExecutorSettings, Orders
 
 _MODULE = "mistralchat_server.executor.process"
@@ -42,10 +43,11 @@ def test_without_orders_it_ends_without_a_word_and_removes_its_folder(tmp_path: 
 
 def test_when_it_cannot_start_it_ends_by_itself(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("s")
-    with zmq.Context() as context, context.socket(zmq.PAIR) as front_end:
-        front_end.linger = 0
-        endpoint = f"ipc://{folder}/executor"
+    endpoint = f"{folder}/executor"
+    with socket.socket(socket.AF_UNIX) as front_end:
         front_end.bind(endpoint)
+        front_end.listen()
+        front_end.settimeout(30)
         memory = heartbeat.create()
         with subprocess.Popen(
             [sys.executable, "-c", _CANNOT_START, str(folder)], stdin=subprocess.PIPE, pass_fds=(memory,)
@@ -56,7 +58,12 @@ def test_when_it_cannot_start_it_ends_by_itself(tmp_path_factory: pytest.TempPat
             process.stdin.write(orders.model_dump_json().encode() + b"\n")
             process.stdin.flush()
             try:
-                assert front_end.poll(30_000)
+                connected, _ = front_end.accept()
+                with connected:
+                    connected.settimeout(30)
+                    # The length of the message is before it.
+                    told = event_decoder.decode(connected.recv(1_000)[4:])
+                assert told == StartFailed("There is no engine.")
                 assert process.wait(4) == 1
             finally:
                 process.kill()
