@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from .errors import AdmissionError, ClosedError, ExpiredError, RefusedError
 from .pace import Pace
@@ -40,7 +41,7 @@ class _Caller:
 
 
 class Place:
-    """One call at the gate, from its arrival to its end."""
+    """One call at the gate, from its arrival to the end of its `with`."""
 
     __slots__ = ("_admission", "caller", "deadline", "has_slot", "left", "prompt_tokens", "since", "waiter")
 
@@ -55,6 +56,14 @@ class Place:
         #: Of the wait; once there has been a slot, of that.
         self.since = 0.0
         self.left = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._admission._leave(self)
 
     async def slot(self, prompt_tokens: int) -> None:
         """Waits for a slot of the executor. Raises `AdmissionError`."""
@@ -131,9 +140,8 @@ class Admission:
         """Waits until no call is open."""
         await self._idle.wait()
 
-    @contextmanager
-    def call(self, caller: str, deadline: float | None = None) -> Iterator[Place]:
-        """Counts a call while it is open; `deadline` in seconds of the clock. Raises `AdmissionError`.
+    def call(self, caller: str, deadline: float | None = None) -> Place:
+        """Counts a call until it leaves its place; `deadline` by the clock. Raises `AdmissionError`.
 
         Decides by counts alone, before anything is known of the prompt: refusing must cost little.
         """
@@ -146,10 +154,7 @@ class Admission:
         self._open_calls += 1
         self._callers.setdefault(caller, _Caller()).open += 1
         self._idle.clear()
-        try:
-            yield place
-        finally:
-            self._leave(place)
+        return place
 
     def _refuse_over_share(self, caller: str, now: float) -> None:
         most, known = self._bounds.calls_per_caller, self._callers.get(caller)

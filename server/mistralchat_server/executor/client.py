@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .channel import Channel
 from .messages import (
@@ -97,8 +97,8 @@ class ExecutorClient:
         """Waits for `lose`. All streams have failed then."""
         await asyncio.shield(self._gone)
 
-    @asynccontextmanager
-    async def generate(self, request: Request) -> AsyncIterator[TokenStream]:
+    @contextmanager
+    def generate(self, request: Request) -> Iterator[TokenStream]:
         """Submits a request; leaving the context before its last output cancels it.
 
         `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor, and

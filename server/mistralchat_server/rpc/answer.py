@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -34,8 +34,11 @@ class Answer:
         ]
         self._usage = pb.Usage(prompt_tokens=prompt_tokens)
 
-    async def messages(self, stream: TokenStream) -> AsyncIterator[pb.ChatResponse]:
-        """The messages of the call; ends with its last. Raises what `TokenStream.take` raises."""
+    async def send(self, stream: TokenStream, write: Callable[[pb.ChatResponse], Awaitable[None]]) -> None:
+        """Writes the messages of the call, up to its last. Raises what `TokenStream.take` raises.
+
+        Not a generator: asyncio keeps a weak reference to each asynchronous one, a kilobyte for each stream.
+        """
         open_beams = len(self._beams)
         linger = _linger(self._options)
         while True:
@@ -47,10 +50,10 @@ class Answer:
                 open_beams -= beam.ended
                 if not open_beams or output.last:
                     self._complete(message, stream)
-                    yield message
+                    await write(message)
                     return
                 if message.text or message.logprobs or beam.ended:
-                    yield message
+                    await write(message)
 
     def without_generation(self, text: str, finish_reason: pb.FinishReason) -> pb.ChatResponse:
         """The one message of a call that generates nothing."""

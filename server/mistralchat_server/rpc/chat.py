@@ -83,9 +83,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 request, executor.new_id(), prompt, budget, tokenizer.stop_token_ids
             )
             try:
-                async with generation(place, executor, submission) as stream:
-                    async for message in answer.messages(stream):
-                        await write(message)
+                await place.slot(len(prompt))
+                with generation(place, executor, submission) as stream:
+                    await answer.send(stream, write)
             except GenerationError as error:
                 raise failed(error) from error
             except ExecutorGoneError as error:

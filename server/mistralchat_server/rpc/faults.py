@@ -33,6 +33,8 @@ class FaultInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, proof: "Proof | None" = None) -> None:
         self._proof = proof
+        #: By the name of the method: each call would wrap it anew.
+        self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -40,10 +42,16 @@ class FaultInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "Handler | None":
         """Wraps the handlers of this project's services."""
-        handler = await continuation(handler_call_details)
         method = handler_call_details.method
+        if (wrapped := self._wrapped.get(method)) is not None:
+            return wrapped
+        handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(_OURS):
             return handler
+        wrapped = self._wrapped[method] = self._wrap(handler, method)
+        return wrapped
+
+    def _wrap(self, handler: "Handler", method: str) -> "Handler":
         deserialize = _tolerant(handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 class _Reader:
     """One stream; `write` returns when gRPC has sent the message, which flow control may delay."""
 
-    __slots__ = ("_context", "stalled", "task", "waiting_since")
+    __slots__ = ("_context", "_readers", "stalled", "task", "waiting_since")
 
-    def __init__(self, context: "Context") -> None:
+    def __init__(self, readers: "Readers", context: "Context") -> None:
         task = asyncio.current_task()
         assert task is not None
+        self._readers = readers
         self._context = context
         self.task = task
         #: When the write that is pending began.
@@ -38,39 +40,46 @@ class _Reader:
         await self._context.write(message)
         self.waiting_since = None
 
+    def __enter__(self) -> Callable[[Any], Awaitable[None]]:
+        self._readers._add(self)
+        return self.write
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._readers._remove(self)
+        if self.stalled and kind is asyncio.CancelledError and not self.task.uncancel():
+            raise stalled(self._readers.timeout) from None
+
 
 class Readers:
     """Hands out what streams write with, and watches all of them with one timer."""
 
     def __init__(self, timeout: float) -> None:
         """`timeout` in seconds; 0 is none."""
-        self._timeout = timeout
+        self.timeout = timeout
         self._readers: set[_Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    @contextmanager
-    def writer(self, context: "Context") -> Iterator[Callable[[Any], Awaitable[None]]]:
+    def writer(self, context: "Context") -> AbstractContextManager[Callable[[Any], Awaitable[None]]]:
         """What the current task sends its messages with. Raises ABORTED once its reader has stalled."""
-        reader = _Reader(context)
+        return _Reader(self, context)
+
+    def _add(self, reader: _Reader) -> None:
         self._readers.add(reader)
-        if self._timer is None and self._timeout:
+        if self._timer is None and self.timeout:
             self._set_timer()
-        try:
-            yield reader.write
-        except asyncio.CancelledError:
-            if reader.stalled and not reader.task.uncancel():
-                raise stalled(self._timeout) from None
-            raise
-        finally:
-            self._readers.remove(reader)
+
+    def _remove(self, reader: _Reader) -> None:
+        self._readers.remove(reader)
 
     def _set_timer(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._timeout / _LOOKS, self._look)
+        self._timer = loop.call_later(self.timeout / _LOOKS, self._look)
 
     def _look(self) -> None:
         self._timer = None
-        before = time.monotonic() - self._timeout
+        before = time.monotonic() - self.timeout
         for reader in self._readers:
             if reader.waiting_since is not None and reader.waiting_since < before and not reader.stalled:
                 reader.stalled = True

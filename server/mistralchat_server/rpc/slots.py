@@ -1,8 +1,8 @@
 """How a call gets a slot of the executor, and what its caller is told when it gets none."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -35,14 +35,13 @@ def admitted(admission: Admission, context: "Context") -> Iterator[Place]:
         raise _refusal(error) from error
 
 
-@asynccontextmanager
-async def generation(place: Place, executor: ExecutorClient, request: Request) -> AsyncIterator[TokenStream]:
-    """Submits a request once there is a slot, which is free again as soon as the executor is done.
+@contextmanager
+def generation(place: Place, executor: ExecutorClient, request: Request) -> Iterator[TokenStream]:
+    """Submits a request that has a slot, which is free again as soon as the executor is done.
 
-    Raises `AdmissionError`, and `ExecutorGoneError` if there is no executor.
+    Raises what `ExecutorClient.generate` raises.
     """
-    await place.slot(len(request.prompt_token_ids))
-    async with executor.generate(request) as stream:
+    with executor.generate(request) as stream:
         stream.on_end = place.free
         try:
             yield stream

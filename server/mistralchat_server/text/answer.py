@@ -1,8 +1,7 @@
 """The text of one answer while its tokens arrive."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from codecs import utf_8_decode
-from collections import deque
 from collections.abc import Sequence
 
 from .tokenizer import ChatTokenizer
@@ -37,7 +36,7 @@ class AnswerText:
         self._matcher = _StopWords(stop_words) if stop_words else None
         self._held = ""  # could be the beginning of a stop word
         self._released = 0  # characters returned
-        self._ends: deque[int] = deque()  # where the text of each decoded token ends; not yet released ones
+        self._ends: list[int] = []  # where the text of each decoded token ends; not yet released ones
 
     def feed(self, token_ids: Sequence[int]) -> str:
         """The text that can be sent now. After a stop word: none, and no token is consumed."""
@@ -108,9 +107,9 @@ class AnswerText:
             start = self._matcher.longest_beginning(text)
         self._held = text[start:]
         self._released += start
-        while self._ends and self._ends[0] <= self._released:
-            self._ends.popleft()
-            self.released_tokens += 1
+        newly_released = bisect_right(self._ends, self._released)
+        del self._ends[:newly_released]
+        self.released_tokens += newly_released
         return text[:start]
 
 

@@ -43,9 +43,8 @@ async def test_a_command_that_nobody_can_receive_holds_nobody_up(clients: list[E
 
 
 async def test_without_an_executor_nothing_is_generated(clients: list[ExecutorClient]) -> None:
-    with pytest.raises(ExecutorGoneError):
-        async with clients[0].generate(_request(clients[0])):
-            pass
+    with pytest.raises(ExecutorGoneError), clients[0].generate(_request(clients[0])):
+        pass
 
 
 async def test_each_front_end_gets_what_concerns_its_requests(clients: list[ExecutorClient]) -> None:
@@ -57,7 +56,7 @@ async def test_each_front_end_gets_what_concerns_its_requests(clients: list[Exec
     assert list(executor.receive(wait=True)) == []
     assert await second.ready() == _DESCRIPTION
     requests = [_request(client) for client in clients]
-    async with first.generate(requests[0]) as one, second.generate(requests[1]) as other:
+    with first.generate(requests[0]) as one, second.generate(requests[1]) as other:
         arrived: list[object] = []
         while len(arrived) < 2:
             arrived += executor.receive(wait=True)

@@ -80,10 +80,10 @@ async def _messages(script: Script) -> list[pb.ChatResponse]:
     stream = TokenStream()
     received: list[pb.ChatResponse] = []
 
-    async def read() -> None:
-        received.extend([message async for message in answer.messages(stream)])
+    async def write(message: pb.ChatResponse) -> None:
+        received.append(message)
 
-    reading = asyncio.create_task(read())
+    reading = asyncio.create_task(answer.send(stream, write))
     for output, reads in zip(script.outputs(), script.reads, strict=False):
         stream.push(output)
         # Twice: a reader that is already waiting is woken first.

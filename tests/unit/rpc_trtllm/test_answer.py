@@ -34,14 +34,16 @@ async def _answer(
     request = tl.GenerateRequest(tokenized=tl.TokenizedInput(input_token_ids=[1, 2, 3]), **fields)
     stream = TokenStream()
     messages = []
-    answer = TokenAnswer(request, tokenizer, sequences).messages(stream)
     stream.push(outputs[0])
     rest = iter(outputs[1:])
-    async for message in answer:
+
+    async def write(message: tl.GenerateResponse) -> None:
         messages.append(message)
         for output in rest:
             stream.push(output)
             break
+
+    await TokenAnswer(request, tokenizer, sequences).send(stream, write)
     return messages
 
 
@@ -168,6 +170,11 @@ async def test_beams_come_best_first_and_no_more_than_wanted() -> None:
     stream = TokenStream()
     for output in outputs:
         stream.push(output)
-    messages = [message async for message in TokenAnswer(request, _BYTES, 2).messages(stream)]
+    messages: list[tl.GenerateResponse] = []
+
+    async def write(message: tl.GenerateResponse) -> None:
+        messages.append(message)
+
+    await TokenAnswer(request, _BYTES, 2).send(stream, write)
     found = [(m.complete.sequence_index, list(m.complete.output_token_ids)) for m in messages]
     assert found == [(0, _ids("first")), (1, _ids("second"))]

@@ -1,6 +1,6 @@
 """Turns the tokens of one call into its stream of GenerateResponse messages."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from smg_grpc_proto.generated import trtllm_service_pb2 as tl
 
@@ -20,8 +20,10 @@ class TokenAnswer:
         self._cached_tokens = 0
         self._sequences = [_Sequence(request, tokenizer) for _ in range(sequences)]
 
-    async def messages(self, stream: TokenStream) -> AsyncIterator[tl.GenerateResponse]:
-        """The messages of the call. Raises what `TokenStream.take` raises."""
+    async def send(
+        self, stream: TokenStream, write: Callable[[tl.GenerateResponse], Awaitable[None]]
+    ) -> None:
+        """Writes the messages of the call. Raises what `TokenStream.take` raises."""
         open_sequences = len(self._sequences)
         while True:
             for output in await stream.take():
@@ -31,7 +33,7 @@ class TokenAnswer:
                     sequence = self._sequences[index]
                     sequence.add(output)
                     for message in self._news(sequence, index):
-                        yield message
+                        await write(message)
                     open_sequences -= sequence.finish_reason is not None
                 if not open_sequences or output.last:
                     return

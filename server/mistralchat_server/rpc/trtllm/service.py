@@ -73,10 +73,12 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
                 ends = (*tokenizer.stop_token_ids, *request.stop_token_ids)
                 submission = executor_request(chat, executor.new_id(), prompt, budget, ends)
                 answer = TokenAnswer(request, tokenizer, sequences(request))
-                async with generation(place, executor, submission) as stream:
-                    with self._abortable(request.request_id, stream):
-                        async for message in answer.messages(stream):
-                            await write(message)
+                await place.slot(len(prompt))
+                with (
+                    generation(place, executor, submission) as stream,
+                    self._abortable(request.request_id, stream),
+                ):
+                    await answer.send(stream, write)
         except CallError as error:
             raise renamed(error) from error
         except GenerationError as error:
