@@ -28,7 +28,7 @@ from .submission import executor_request
 _ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
 #: Characters from which on a conversation is tokenized in a thread: about a millisecond's worth.
 _LONG_CONVERSATION = 4_000
-#: Seconds after which a caller may try again when there is no executor.
+#: Seconds after which a caller may try again whose request is not to run beside others like it.
 _RETRY_AFTER = 2.0
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         tokenizer, executor, description = self.ready()
         _refuse_invalid(request, description)
         refuse_unsupported(request, description)
-        with admitted(self._admission, context) as place, self._readers.writer(context) as write:
+        with admitted(self._admission, self.outage, context) as place, self._readers.writer(context) as write:
             prompt = await _prompt(tokenizer, request.messages)
             budget = Budget.of(request, len(prompt), description.context_length)
             answer = Answer(request, tokenizer, len(prompt), received_at)
@@ -131,9 +131,9 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
     def ready(self) -> tuple[ChatTokenizer, ExecutorClient, Description]:
         """What a call needs. Raises UNAVAILABLE where the server has not all of it, or is draining."""
         if self._draining:
-            raise unavailable("the server is shutting down", _RETRY_AFTER)
+            raise unavailable("the server is shutting down", self.outage.retry_after)
         if self._tokenizer is None or self._executor is None:
-            raise unavailable("the model is still being loaded", _RETRY_AFTER)
+            raise unavailable("the model is still being loaded", self.outage.retry_after)
         if self._executor.description is None:
             raise stopped(self.outage)
         return self._tokenizer, self._executor, self._executor.description

@@ -14,9 +14,7 @@ from ..executor.messages import Request
 from ..executor.stream import TokenStream
 from .caller import caller
 from .errors import CallError, exhausted, unavailable
-
-#: Seconds after which a caller may try again when no call is started.
-_RETRY_AFTER = 2.0
+from .outage import Outage
 
 if TYPE_CHECKING:
     # Generic for a type checker only.
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def admitted(admission: Admission, context: "Context") -> Iterator[Place]:
+def admitted(admission: Admission, outage: Outage, context: "Context") -> Iterator[Place]:
     """Counts a call while it is open. Raises `CallError` when it is refused, now or while it waits."""
     remaining = context.time_remaining()
     deadline = None if remaining is None else time.monotonic() + remaining
@@ -32,7 +30,7 @@ def admitted(admission: Admission, context: "Context") -> Iterator[Place]:
         with admission.call(caller(context), deadline) as place:
             yield place
     except AdmissionError as error:
-        raise _refusal(error) from error
+        raise _refusal(error, outage) from error
 
 
 @contextmanager
@@ -51,12 +49,12 @@ def generation(place: Place, executor: ExecutorClient, request: Request) -> Iter
             place.settle(stream.tokens, first_token_at)
 
 
-def _refusal(error: AdmissionError) -> CallError:
+def _refusal(error: AdmissionError, outage: Outage) -> CallError:
     match error:
         case RefusedError():
             return exhausted(error.subject, str(error), error.retry_after)
         case ClosedError():
-            return unavailable(str(error), _RETRY_AFTER)
+            return unavailable(str(error), outage.retry_after)
         case ExpiredError():
             return CallError(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
     raise AssertionError(error)

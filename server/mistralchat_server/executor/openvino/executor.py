@@ -24,12 +24,12 @@ from ..messages import (
     Output,
     Request,
 )
-from ..seam import RequestError, StartError, StepResult
+from ..seam import EngineDiedError, RequestError, StartError, StepResult
 from .constraints import structured_output
 from .model import ModelFiles
 from .options import OpenVINOOptions
 from .pipeline import load_pipeline
-from .rehearsal import Rehearsal, Verdict
+from .rehearsal import MOST_COMPILED, Rehearsal, Verdict
 from .scratch import ScratchPipeline
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ class OpenVINOExecutor:
     """Serves what the engine's `step` can batch; constrained requests are first compiled elsewhere.
 
     A constrained request passes three stages, in the order of arrival: a rehearsal in a process that
-    may break, compilation in a thread that shares the compiled form with the engine, the engine.
+    may break, compilation in a thread that shares the compiled form with the engine, the engine. Once the
+    engine holds too many compiled forms, it is loaded anew as soon as nothing runs.
     """
 
     def __init__(self, model: Path, options: OpenVINOOptions) -> None:
@@ -80,16 +81,15 @@ class OpenVINOExecutor:
         self._constrained: deque[Request] = deque()
         self._ready: set[Constraint] = set()
         self._compilation: _Compilation | None = None
+        #: Another constraint waits for room among the compiled ones. Nothing new runs before there is some.
+        self._full = False
         try:
-            self._pipeline = load_pipeline(files.path, options)
-            tokenizer = self._pipeline.get_tokenizer()
-            self._scratch = ScratchPipeline(tokenizer, files.vocab_size)
+            self._load()
         except RuntimeError as error:
             raise StartError(
                 f"The CPU engine could not load {files.path}: {str(error).strip().splitlines()[-1]}"
             ) from error
         self._rehearsal = Rehearsal(files.path, files.vocab_size, options.max_constraint_seconds)
-        self._warm_up()
 
     def describe(self) -> Description:
         return Description(
@@ -122,7 +122,9 @@ class OpenVINOExecutor:
         result = StepResult()
         if self._constrained:
             self._advance_constrained(result)
-        while self._waiting and len(self._running) < self._options.max_batch_size:
+        if self._full and not self._pipeline.has_non_finished_requests():
+            self._reload()
+        while self._waiting and not self._full and len(self._running) < self._options.max_batch_size:
             self._admit(self._waiting.popleft(), result)
         if not self._pipeline.has_non_finished_requests():
             if self._constrained:
@@ -140,6 +142,26 @@ class OpenVINOExecutor:
         if self._pipeline.has_non_finished_requests():
             self._pipeline.step()
         self._rehearsal.close()
+
+    def _load(self) -> None:
+        self._pipeline = load_pipeline(self._files.path, self._options)
+        self._scratch = ScratchPipeline(self._pipeline.get_tokenizer(), self._files.vocab_size)
+        self._warm_up()
+
+    def _reload(self) -> None:
+        """Empties the cache of compiled constraints, for which the engine knows no other way."""
+        log.info("the engine holds %d compiled constraints: loading it anew", len(self._ready))
+        # The old one first, for there may be no room for both.
+        del self._pipeline, self._scratch
+        try:
+            self._load()
+        except RuntimeError as error:
+            raise EngineDiedError("The CPU engine could not be loaded anew.") from error
+        self._ready.clear()
+        self._full = False
+        # What was about to run has to be compiled again.
+        self._constrained.extendleft(r for r in reversed(self._waiting) if r.constraint is not None)
+        self._waiting = deque(r for r in self._waiting if r.constraint is None)
 
     def _warm_up(self) -> None:
         """The first step allocates and compiles for half a second: no caller should wait for that."""
@@ -182,7 +204,8 @@ class OpenVINOExecutor:
                 case None:
                     return
                 case Verdict.GOOD:
-                    if self._sampling_begins():
+                    self._full = len(self._ready) >= MOST_COMPILED
+                    if self._full or self._sampling_begins():
                         return
                     self._compilation = _Compilation(self._scratch, constraint)
                 case Verdict.TOO_EXPENSIVE:

@@ -67,7 +67,10 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
             if found := list(broken):
                 raise invalid(found)
             refuse_unsupported(chat, description)
-            with admitted(self._admission, context) as place, self._readers.writer(context) as write:
+            with (
+                admitted(self._admission, self._chat.outage, context) as place,
+                self._readers.writer(context) as write,
+            ):
                 prompt = list(request.tokenized.input_token_ids)
                 budget = Budget.of(chat, len(prompt), description.context_length)
                 ends = (*tokenizer.stop_token_ids, *request.stop_token_ids)
