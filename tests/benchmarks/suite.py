@@ -115,7 +115,7 @@ def _by_streams(
 
 RUNS = (
     Run(
-        ("transport.py", "1", "1024", "256", "64", "--rounds", "3", "--messages", "60000"),
+        ("transport.py", "1", "1024", "256", "64", "--rounds", "3", "--messages", "40000"),
         _by_streams(
             "transport ceiling over bare grpc.aio", "ratio", {1: None, 64: 0.75, 256: 0.75, 1_024: None}
         ),
@@ -161,7 +161,7 @@ RUNS = (
         ],
     ),
     Run(
-        ("growth.py", "--seconds", "6"),
+        ("growth.py", "--seconds", "5"),
         [
             *_by_streams(
                 "front-end CPU per token",
@@ -184,7 +184,7 @@ RUNS = (
         [Target("cancellation at 256 streams: steps until the slot is free", "steps max", at_most=2)],
     ),
     Run(
-        ("overload.py", "--seconds", "10"),
+        ("overload.py", "--seconds", "8"),
         [
             Target(
                 f"ten times the peak, callers {kind} RetryInfo: {what}",
