@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from .channel import Channel
 from .messages import (
@@ -97,13 +96,15 @@ class ExecutorClient:
         """Waits for `lose`. All streams have failed then."""
         await asyncio.shield(self._gone)
 
-    @contextmanager
-    def generate(self, request: Request) -> Iterator[TokenStream]:
-        """Submits a request; leaving the context before its last output cancels it.
+    def generate(self, request: Request) -> AbstractContextManager[TokenStream]:
+        """Submits a request for the length of a `with`; leaving it before the last output cancels.
 
-        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor, and
+        `request.id` must come from `new_id`. Entering raises `ExecutorGoneError` if there is no executor, and
         `GenerationError` for a request that may have ended the one before.
         """
+        return _Generation(self, request)
+
+    def _open(self, request: Request) -> TokenStream:
         if self._description is None:
             raise ExecutorGoneError
         stream = TokenStream()
@@ -111,14 +112,14 @@ class ExecutorClient:
         self._streams[request.id] = stream
         self._requests[request.id] = request
         self.send(request)
-        try:
-            yield stream
-        finally:
-            del self._streams[request.id]
-            del self._requests[request.id]
-            if not stream.ended:
-                self._leaving.append((request, stream))
-                self.send(Cancel(request.id))
+        return stream
+
+    def _leave(self, request: Request) -> None:
+        stream = self._streams.pop(request.id)
+        del self._requests[request.id]
+        if not stream.ended:
+            self._leaving.append((request, stream))
+            self.send(Cancel(request.id))
 
     def new_id(self) -> int:
         """An id that no other request of this process has."""
@@ -209,3 +210,19 @@ class ExecutorClient:
     def _fail(self, failure: Failure) -> None:
         if (stream := self._streams.get(failure.request_id)) is not None:
             stream.fail(GenerationError(failure))
+
+
+class _Generation:
+    """Not a generator: there is one for each open call."""
+
+    __slots__ = ("_client", "_request")
+
+    def __init__(self, client: ExecutorClient, request: Request) -> None:
+        self._client = client
+        self._request = request
+
+    def __enter__(self) -> TokenStream:
+        return self._client._open(self._request)
+
+    def __exit__(self, *_: object) -> None:
+        self._client._leave(self._request)

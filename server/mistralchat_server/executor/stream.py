@@ -73,7 +73,8 @@ class TokenStream:
         again after an output with `last`, or an error.
         """
         if not self._outputs and self._failure is None:
-            await self._news()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         if linger is not None:
             await self._linger(linger)
         if self._failure is not None:
@@ -115,15 +116,12 @@ class TokenStream:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(linger.seconds):
                 while not self.ended and self._waiting_tokens < linger.enough:
-                    await self._news()
+                    self._waiter = asyncio.get_running_loop().create_future()
+                    await self._waiter
 
     @property
     def _waiting_tokens(self) -> int:
         return sum(len(output.token_ids) for output in self._outputs)
-
-    async def _news(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -22,6 +22,8 @@ _FINISH = {
 class Answer:
     """One call's answer, on all its beams."""
 
+    __slots__ = ("_beams", "_options", "_received_at", "_usage")
+
     def __init__(
         self, request: pb.ChatRequest, tokenizer: ChatTokenizer, prompt_tokens: int, received_at: float
     ) -> None:
@@ -91,6 +93,8 @@ class Answer:
 
 class _Beam:
     """The text of one beam, and how far it has got."""
+
+    __slots__ = ("_held", "_index", "_released", "_text", "_tokenizer", "ended", "tokens")
 
     def __init__(
         self, index: int, tokenizer: ChatTokenizer, stop_words: Sequence[str], logprobs: bool

@@ -22,7 +22,7 @@ from .budget import Budget
 from .errors import CallError, Violation, harmful, invalid, unavailable, unsupported
 from .outage import Outage
 from .readers import Readers
-from .slots import admitted, generation
+from .slots import Generation, admit, slot
 from .submission import executor_request
 
 _ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
@@ -68,7 +68,7 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
         tokenizer, executor, description = self.ready()
         _refuse_invalid(request, description)
         refuse_unsupported(request, description)
-        with admitted(self._admission, self.outage, context) as place, self._readers.writer(context) as write:
+        with admit(self._admission, self.outage, context) as place, self._readers.writer(context) as write:
             prompt = await _prompt(tokenizer, request.messages)
             budget = Budget.of(request, len(prompt), description.context_length)
             answer = Answer(request, tokenizer, len(prompt), received_at)
@@ -83,8 +83,8 @@ class ChatService(chat_pb2_grpc.ChatServiceServicer):
                 request, executor.new_id(), prompt, budget, tokenizer.stop_token_ids
             )
             try:
-                await place.slot(len(prompt))
-                with generation(place, executor, submission) as stream:
+                await slot(place, self.outage, len(prompt))
+                with Generation(place, executor, submission) as stream:
                     await answer.send(stream, write)
             except GenerationError as error:
                 raise failed(error) from error

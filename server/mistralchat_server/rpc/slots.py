@@ -1,8 +1,6 @@
 """How a call gets a slot of the executor, and what its caller is told when it gets none."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -21,32 +19,49 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-@contextmanager
-def admitted(admission: Admission, outage: Outage, context: "Context") -> Iterator[Place]:
-    """Counts a call while it is open. Raises `CallError` when it is refused, now or while it waits."""
+def admit(admission: Admission, outage: Outage, context: "Context") -> Place:
+    """A place for a call, which leaves it at the end of its `with`. Raises `CallError` when it is refused."""
     remaining = context.time_remaining()
     deadline = None if remaining is None else time.monotonic() + remaining
     try:
-        with admission.call(caller(context), deadline) as place:
-            yield place
+        return admission.call(caller(context), deadline)
     except AdmissionError as error:
         raise _refusal(error, outage) from error
 
 
-@contextmanager
-def generation(place: Place, executor: ExecutorClient, request: Request) -> Iterator[TokenStream]:
-    """Submits a request that has a slot, which is free again as soon as the executor is done.
+async def slot(place: Place, outage: Outage, prompt_tokens: int) -> None:
+    """Waits for a slot of the executor. Raises `CallError` when the call is refused meanwhile."""
+    try:
+        await place.slot(prompt_tokens)
+    except AdmissionError as error:
+        raise _refusal(error, outage) from error
 
-    Raises what `ExecutorClient.generate` raises.
+
+class Generation:
+    """A request that has a slot, open for the length of a `with`.
+
+    The slot is free again as soon as the executor is done, however far the reader of the tokens is.
     """
-    with executor.generate(request) as stream:
-        stream.on_end = place.free
-        try:
-            yield stream
-        finally:
-            # With beam search, the first token comes with the last.
-            first_token_at = stream.first_token_at if request.beam_width == 1 else None
-            place.settle(stream.tokens, first_token_at)
+
+    __slots__ = ("_opened", "_place", "_request", "_stream")
+
+    def __init__(self, place: Place, executor: ExecutorClient, request: Request) -> None:
+        self._place = place
+        self._request = request
+        self._opened = executor.generate(request)
+
+    def __enter__(self) -> TokenStream:
+        """Submits it. Raises what `ExecutorClient.generate` raises."""
+        self._stream = self._opened.__enter__()
+        self._stream.on_end = self._place.free
+        return self._stream
+
+    def __exit__(self, *_: object) -> None:
+        stream = self._stream
+        # With beam search, the first token comes with the last.
+        first_token_at = stream.first_token_at if self._request.beam_width == 1 else None
+        self._place.settle(stream.tokens, first_token_at)
+        self._opened.__exit__(None, None, None)
 
 
 def _refusal(error: AdmissionError, outage: Outage) -> CallError:

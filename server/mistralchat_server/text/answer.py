@@ -19,6 +19,21 @@ class AnswerText:
     up to the stop word.
     """
 
+    __slots__ = (
+        "_bytes",
+        "_ends",
+        "_errors",
+        "_held",
+        "_matcher",
+        "_partial",
+        "_partial_tokens",
+        "_released",
+        "_strip",
+        "consumed_tokens",
+        "released_tokens",
+        "stop_word",
+    )
+
     def __init__(self, tokenizer: ChatTokenizer, stop_words: Sequence[str] = ()) -> None:
         """`stop_words` must not be empty strings."""
         self.stop_word: str | None = None

@@ -19,7 +19,7 @@ from ..budget import Budget
 from ..chat import ChatService, failed, refuse_unsupported, stopped
 from ..errors import CallError, invalid, unsupported
 from ..readers import Readers
-from ..slots import admitted, generation
+from ..slots import Generation, admit, slot
 from ..submission import executor_request
 from .answer import TokenAnswer
 from .fields import refuse_unsupported as refuse_fields
@@ -68,7 +68,7 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
                 raise invalid(found)
             refuse_unsupported(chat, description)
             with (
-                admitted(self._admission, self._chat.outage, context) as place,
+                admit(self._admission, self._chat.outage, context) as place,
                 self._readers.writer(context) as write,
             ):
                 prompt = list(request.tokenized.input_token_ids)
@@ -76,9 +76,9 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
                 ends = (*tokenizer.stop_token_ids, *request.stop_token_ids)
                 submission = executor_request(chat, executor.new_id(), prompt, budget, ends)
                 answer = TokenAnswer(request, tokenizer, sequences(request))
-                await place.slot(len(prompt))
+                await slot(place, self._chat.outage, len(prompt))
                 with (
-                    generation(place, executor, submission) as stream,
+                    Generation(place, executor, submission) as stream,
                     self._abortable(request.request_id, stream),
                 ):
                     await answer.send(stream, write)
