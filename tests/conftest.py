@@ -115,6 +115,10 @@ class Server:
     async def _never() -> Any:
         await asyncio.Event().wait()
 
+    def await_another(self, lost: ExecutorClient) -> None:
+        """Waits until another executor serves; of an end, callers may know before health does."""
+        eventually(lambda: self.executor is not lost and self.serving, "it serves again")
+
     def await_idle(self) -> None:
         """Waits until the executor, by its own count, has nothing left to do.
 

@@ -178,7 +178,7 @@ def test_an_executor_that_dies_in_the_middle_of_an_answer(
     os.kill(server.executor_pid, signal.SIGKILL)
     error = _refused(openai.APIError, lambda: list(stream))
     assert "the executor has stopped" in str(error)
-    eventually(lambda: server.executor is not lost and server.serving, "the executor is back")
+    server.await_another(lost)
     assert chat(client).choices[0].message.content == "Hello"
 
 

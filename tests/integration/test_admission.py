@@ -205,7 +205,7 @@ def test_when_the_executor_dies_waiting_calls_end_at_once(serve: Callable[..., S
         refused = refusal(partial(list, stream))
         assert refused.code == grpc.StatusCode.UNAVAILABLE
         assert refused.retry_seconds > 0
-    eventually(lambda: server.executor is not dead and server.serving, "it serves again")
+    server.await_another(dead)
     assert text(answer(server, "Hello")) == "Hello"
     assert (server.app.admission.open_calls, server.app.admission.running) == (0, 0)
 

@@ -21,7 +21,6 @@ import pytest
 from mistralchat.v1 import chat_pb2 as pb
 from mistralchat_server import supervisor
 from mistralchat_server.executor.child import ExecutorProcess
-from mistralchat_server.executor.client import ExecutorClient
 
 from . import faulty_executor
 from .conftest import Server, answer, ask, eventually, refusal, text
@@ -96,7 +95,7 @@ def test_an_executor_that_is_lost_ends_calls_with_unavailable_and_is_started_aga
     refused = refusal(lambda: answer(server, "Meanwhile"))
     assert refused.code == grpc.StatusCode.UNAVAILABLE
     assert 0 < refused.retry_seconds < 60
-    _await_another(server, lost)
+    server.await_another(lost)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert text(answer(server, "Hello")) == "Hello"
@@ -111,12 +110,12 @@ def test_a_hang_is_noticed_without_a_call_and_says_where_it_was(
     stream = server.chat.Chat(ask(max_completion_tokens=faulty_executor.HANGS), timeout=0.2)
     assert refusal(partial(list, stream)).code == grpc.StatusCode.DEADLINE_EXCEEDED
     first = server.executor
-    _await_another(server, first)
+    server.await_another(first)
     # Who hung it is known though the caller had left.
     second = server.executor
     refused = refusal(lambda: answer(server, max_completion_tokens=faulty_executor.HANGS))
     assert refused.code == grpc.StatusCode.UNAVAILABLE
-    _await_another(server, second)
+    server.await_another(second)
     refused = refusal(lambda: answer(server, max_completion_tokens=faulty_executor.HANGS))
     assert refused.code == grpc.StatusCode.FAILED_PRECONDITION
     said = capfd.readouterr().err
@@ -132,7 +131,7 @@ def test_a_request_that_ends_the_executor_twice_is_refused_the_third_time(server
         refused = refusal(lambda: answer(server, max_completion_tokens=faulty_executor.DIES))
         assert refused.code == grpc.StatusCode.UNAVAILABLE
         assert refusal(partial(list, other)).code == grpc.StatusCode.UNAVAILABLE
-        _await_another(server, executor)
+        server.await_another(executor)
     _assert_refused_for_good(server, max_completion_tokens=faulty_executor.DIES)
     # Whoever was open beside it is not.
     other = server.chat.Chat(ask("Other", **_ENDLESS), timeout=60)
@@ -148,14 +147,9 @@ def test_one_that_ends_it_in_the_midst_of_its_answer_is_refused_too(server: Serv
         stream = iter(server.chat.Chat(ask(**poison), timeout=60))
         next(stream)
         assert refusal(partial(list, stream)).code == grpc.StatusCode.UNAVAILABLE
-        _await_another(server, executor)
+        server.await_another(executor)
     _assert_refused_for_good(server, **poison)
     assert text(answer(server, "Hello")) == "Hello"
-
-
-def _await_another(server: Server, lost: ExecutorClient) -> None:
-    """Health alone would not do: callers may know of an end before it does."""
-    eventually(lambda: server.executor is not lost and server.serving, "it serves again")
 
 
 def _assert_refused_for_good(server: Server, **fields: Any) -> None:
@@ -199,7 +193,7 @@ def test_a_socket_file_that_is_deleted_is_not_missed(server: Server) -> None:
     # And not by the next executor either, which has a folder of its own.
     lost = server.executor
     os.kill(server.executor_pid, signal.SIGKILL)
-    _await_another(server, lost)
+    server.await_another(lost)
     assert text(answer(server, "Hello")) == "Hello"
 
 

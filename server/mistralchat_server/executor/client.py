@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import socket
-from contextlib import AbstractContextManager
 
 from .channel import Channel
 from .messages import (
@@ -96,15 +95,12 @@ class ExecutorClient:
         """Waits for `lose`. All streams have failed then."""
         await asyncio.shield(self._gone)
 
-    def generate(self, request: Request) -> AbstractContextManager[TokenStream]:
-        """Submits a request for the length of a `with`; leaving it before the last output cancels.
+    def open(self, request: Request) -> TokenStream:
+        """Submits a request, which is to be left with `leave` whatever becomes of it.
 
-        `request.id` must come from `new_id`. Entering raises `ExecutorGoneError` if there is no executor, and
+        `request.id` must come from `new_id`. Raises `ExecutorGoneError` if there is no executor, and
         `GenerationError` for a request that may have ended the one before.
         """
-        return _Generation(self, request)
-
-    def _open(self, request: Request) -> TokenStream:
         if self._description is None:
             raise ExecutorGoneError
         stream = TokenStream()
@@ -114,7 +110,8 @@ class ExecutorClient:
         self.send(request)
         return stream
 
-    def _leave(self, request: Request) -> None:
+    def leave(self, request: Request) -> None:
+        """Nobody reads the request's tokens any more: cancels it before its last output."""
         stream = self._streams.pop(request.id)
         del self._requests[request.id]
         if not stream.ended:
@@ -210,19 +207,3 @@ class ExecutorClient:
     def _fail(self, failure: Failure) -> None:
         if (stream := self._streams.get(failure.request_id)) is not None:
             stream.fail(GenerationError(failure))
-
-
-class _Generation:
-    """Not a generator: there is one for each open call."""
-
-    __slots__ = ("_client", "_request")
-
-    def __init__(self, client: ExecutorClient, request: Request) -> None:
-        self._client = client
-        self._request = request
-
-    def __enter__(self) -> TokenStream:
-        return self._client._open(self._request)
-
-    def __exit__(self, *_: object) -> None:
-        self._client._leave(self._request)

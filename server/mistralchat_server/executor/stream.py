@@ -73,8 +73,7 @@ class TokenStream:
         again after an output with `last`, or an error.
         """
         if not self._outputs and self._failure is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            await self._news()
         if linger is not None:
             await self._linger(linger)
         if self._failure is not None:
@@ -116,12 +115,16 @@ class TokenStream:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(linger.seconds):
                 while not self.ended and self._waiting_tokens < linger.enough:
-                    self._waiter = asyncio.get_running_loop().create_future()
-                    await self._waiter
+                    await self._news()
 
     @property
     def _waiting_tokens(self) -> int:
         return sum(len(output.token_ids) for output in self._outputs)
+
+    def _news(self) -> asyncio.Future[None]:
+        # No coroutine, which would be one more object of each stream that waits.
+        self._waiter = asyncio.get_running_loop().create_future()
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -43,16 +43,16 @@ class Generation:
     The slot is free again as soon as the executor is done, however far the reader of the tokens is.
     """
 
-    __slots__ = ("_opened", "_place", "_request", "_stream")
+    __slots__ = ("_executor", "_place", "_request", "_stream")
 
     def __init__(self, place: Place, executor: ExecutorClient, request: Request) -> None:
         self._place = place
+        self._executor = executor
         self._request = request
-        self._opened = executor.generate(request)
 
     def __enter__(self) -> TokenStream:
-        """Submits it. Raises what `ExecutorClient.generate` raises."""
-        self._stream = self._opened.__enter__()
+        """Submits it. Raises what `ExecutorClient.open` raises."""
+        self._stream = self._executor.open(self._request)
         self._stream.on_end = self._place.free
         return self._stream
 
@@ -61,7 +61,7 @@ class Generation:
         # With beam search, the first token comes with the last.
         first_token_at = stream.first_token_at if self._request.beam_width == 1 else None
         self._place.settle(stream.tokens, first_token_at)
-        self._opened.__exit__(None, None, None)
+        self._executor.leave(self._request)
 
 
 def _refusal(error: AdmissionError, outage: Outage) -> CallError:

@@ -43,8 +43,8 @@ async def test_a_command_that_nobody_can_receive_holds_nobody_up(clients: list[E
 
 
 async def test_without_an_executor_nothing_is_generated(clients: list[ExecutorClient]) -> None:
-    with pytest.raises(ExecutorGoneError), clients[0].generate(_request(clients[0])):
-        pass
+    with pytest.raises(ExecutorGoneError):
+        clients[0].open(_request(clients[0]))
 
 
 async def test_each_front_end_gets_what_concerns_its_requests(clients: list[ExecutorClient]) -> None:
@@ -56,23 +56,23 @@ async def test_each_front_end_gets_what_concerns_its_requests(clients: list[Exec
     assert list(executor.receive(wait=True)) == []
     assert await second.ready() == _DESCRIPTION
     requests = [_request(client) for client in clients]
-    with first.generate(requests[0]) as one, second.generate(requests[1]) as other:
-        arrived: list[object] = []
-        while len(arrived) < 2:
-            arrived += executor.receive(wait=True)
-        assert arrived == requests
-        outputs = [Output(request.id, [number]) for number, request in enumerate(requests)]
-        executor.publish(Iteration(1, 2, [], outputs, []))
-        assert [output.token_ids for output in await one.take()] == [[0]]
-        assert [output.token_ids for output in await other.take()] == [[1]]
-        # One that has left is known to be out with the next iteration, whosever outputs that holds.
-        executor.publish(Iteration(2, 2, [], [Output(requests[0].id, [2])], []))
-        assert [output.token_ids for output in await one.take()] == [[2]]
-        while second.last_iteration is None or second.last_iteration.step < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        assert second.last_iteration.outputs == []
-        # A front end that has ended takes its requests with it.
-        first.send(Detach(1))
-        assert list(executor.receive(wait=True)) == [Cancel(requests[1].id)]
-        executor.publish(Iteration(3, 1, [], [Output(requests[0].id, [5], last=True)], []))
-        assert [output.token_ids for output in await one.take()] == [[5]]
+    one, other = first.open(requests[0]), second.open(requests[1])
+    arrived: list[object] = []
+    while len(arrived) < 2:
+        arrived += executor.receive(wait=True)
+    assert arrived == requests
+    outputs = [Output(request.id, [number]) for number, request in enumerate(requests)]
+    executor.publish(Iteration(1, 2, [], outputs, []))
+    assert [output.token_ids for output in await one.take()] == [[0]]
+    assert [output.token_ids for output in await other.take()] == [[1]]
+    # One that has left is known to be out with the next iteration, whosever outputs that holds.
+    executor.publish(Iteration(2, 2, [], [Output(requests[0].id, [2])], []))
+    assert [output.token_ids for output in await one.take()] == [[2]]
+    while second.last_iteration is None or second.last_iteration.step < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert second.last_iteration.outputs == []
+    # A front end that has ended takes its requests with it.
+    first.send(Detach(1))
+    assert list(executor.receive(wait=True)) == [Cancel(requests[1].id)]
+    executor.publish(Iteration(3, 1, [], [Output(requests[0].id, [5], last=True)], []))
+    assert [output.token_ids for output in await one.take()] == [[5]]

@@ -81,8 +81,7 @@ class Rehearsal:
             return Verdict.UNKNOWN
         if self._ready and self._asked is None:
             if self._compiled == MOST_COMPILED:
-                self.close()
-                self._start()
+                self._restart()
             else:
                 self._ask(constraint)
         return None
@@ -104,13 +103,16 @@ class Rehearsal:
         self._ready = self._dead = False
         self._compiled = 0
 
+    def _restart(self) -> None:
+        self.close()
+        self._start()
+
     def _ask(self, constraint: Constraint) -> None:
         try:
             self._pipe.send(constraint)
         except OSError:
             # It ended while nobody asked anything.
-            self.close()
-            self._start()
+            self._restart()
             return
         self._asked = constraint
         self._compiled += 1
@@ -131,8 +133,7 @@ class Rehearsal:
                 return
             answer = math.inf
         if answer in (_CRASHED, math.inf):
-            self.close()
-            self._start()
+            self._restart()
         if isinstance(answer, float):
             good = answer <= self._max_seconds
             self._remember(self._asked, Verdict.GOOD if good else Verdict.TOO_EXPENSIVE)

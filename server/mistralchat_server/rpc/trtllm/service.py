@@ -96,7 +96,7 @@ class TrtllmService(trtllm_service_pb2_grpc.TrtllmServiceServicer):  # type: ign
         """Ends the open calls of a request id with CANCELLED."""
         streams = self._open.get(request.request_id, [])
         for stream in streams:
-            # Its reader stops, and by leaving `generate` frees the slot, unless the executor is done.
+            # Its reader stops, and by leaving its `Generation` frees the slot, unless the executor is done.
             ended = stream.ended
             stream.fail(CallError(grpc.StatusCode.CANCELLED, "the request was aborted"))
             stream.ended = ended
